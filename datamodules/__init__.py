@@ -1,0 +1,1 @@
+"""Shards of degraded and clean image pairs, their making, and the DataModules that read them."""

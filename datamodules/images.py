@@ -1,0 +1,97 @@
+"""Reading and writing images: everything inside the project is RGB, 8 bit, `[H, W, 3]`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+Pixels = NDArray[np.uint8]
+"""An RGB image `[H, W, 3]`, uint8."""
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+class BadImage(ValueError):
+    """An image that cannot be used; the message says which and why."""
+
+
+def read_image(path: Path) -> Pixels:
+    """Read an image file as RGB.
+
+    Raises:
+        BadImage: the file is missing, no image, truncated, or of an unsupported kind.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadImage(f"{path}: cannot be read ({error.strerror})") from error
+    return decode_image(data, str(path))
+
+
+def decode_image(data: bytes, name: str) -> Pixels:
+    """Decode an encoded image; grey becomes RGB, 16 bit is scaled to 8, opaque alpha is dropped.
+
+    Args:
+        data: the bytes of an image file.
+        name: what to call it in errors.
+
+    Raises:
+        BadImage: not an image, truncated, transparent, or of an unsupported kind.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return _to_rgb(image, name)
+    except UnidentifiedImageError as error:
+        raise BadImage(f"{name}: not an image ({len(data)} bytes)") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, BadImage):
+            raise
+        raise BadImage(f"{name}: damaged image ({error})") from error
+
+
+def _to_rgb(image: Image.Image, name: str) -> Pixels:
+    if image.mode.startswith("I"):  # 16-bit grey
+        wide = np.asarray(image, dtype=np.float64)
+        grey = np.rint(wide / 257).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise BadImage(f"{name}: floating-point image; save it as 8- or 16-bit PNG")
+    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getextrema()[3] != (255, 255):
+            raise BadImage(f"{name}: has transparent pixels; flatten it onto a background first")
+    return np.array(image.convert("RGB"))
+
+
+def encode_png(image: Pixels) -> bytes:
+    """Encode an image as PNG, losslessly and reproducibly."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def content_hash(image: Pixels) -> str:
+    """SHA-256 of the pixels and the size: equal pictures share it, however they are encoded."""
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image))
+    return digest.hexdigest()
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files directly in a folder, sorted by name.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it holds no image.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}")
+    images = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not images:
+        raise FileNotFoundError(f"no image in {folder} (looked for {', '.join(sorted(SUFFIXES))})")
+    return images

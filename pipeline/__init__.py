@@ -1,0 +1,1 @@
+"""The stages, one module each, and what they share."""
