@@ -64,7 +64,7 @@ def _to_rgb(image: Image.Image, name: str) -> Pixels:
         raise BadImage(f"{name}: floating-point image; save it as 8- or 16-bit PNG")
     if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
         image = image.convert("RGBA")
-        if image.getextrema()[3] != (255, 255):
+        if image.getchannel("A").getextrema() != (255, 255):
             raise BadImage(f"{name}: has transparent pixels; flatten it onto a background first")
     return np.array(image.convert("RGB"))
 
@@ -79,7 +79,7 @@ def encode_png(image: Pixels) -> bytes:
 def content_hash(image: Pixels) -> str:
     """SHA-256 of the pixels and the size: equal pictures share it, however they are encoded."""
     digest = hashlib.sha256(repr(image.shape).encode())
-    digest.update(np.ascontiguousarray(image))
+    digest.update(np.ascontiguousarray(image).tobytes())
     return digest.hexdigest()
 
 

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+_ORDER, _VIEW = 0, 1  # keep the random streams of different uses apart
+
 
 class Mixture:
     """Draws tasks in equal shares, and the samples of a task in fresh random order each epoch."""
@@ -31,16 +33,18 @@ class Mixture:
         block, slot = divmod(n, len(self.words))
         task = int(_permutation(self.seed, -1, block, len(self.words))[slot])
         epoch, position = divmod(block, self.sizes[task])
-        return self.words[task], int(_permutation(self.seed, task, epoch, self.sizes[task])[position])
+        return self.words[task], int(
+            _permutation(self.seed, task, epoch, self.sizes[task])[position]
+        )
 
-    def rng(self, n: int, attempt: int = 0) -> np.random.Generator:
+    def rng(self, n: int) -> np.random.Generator:
         """The generator of draw n's augmentation."""
-        return np.random.default_rng([self.seed, n, attempt, 7])
+        return np.random.default_rng([self.seed, _VIEW, n])
 
 
 @lru_cache(maxsize=64)
 def _permutation(seed: int, task: int, epoch: int, size: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, task + 1, epoch]).permutation(size)
+    return np.random.default_rng([seed, _ORDER, task + 1, epoch]).permutation(size)
 
 
 class DrawSampler(Sampler[int]):

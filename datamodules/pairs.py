@@ -117,7 +117,7 @@ class SyntheticPairs:
     photos: PhotoSource
     draws: dict[str, int]
     crop: int | None
-    zoom: tuple[float, float]
+    zoom: Sequence[float]
     words: Sequence[str] | None
     seed: int
 
@@ -131,7 +131,7 @@ class SyntheticPairs:
         check_words(words, WORDS, "shards.source.words")
         photos = self.photos.photos()
         return [
-            SyntheticPair(photo, word, draw, self.crop, tuple(self.zoom), self.seed)
+            SyntheticPair(photo, word, draw, self.crop, (self.zoom[0], self.zoom[1]), self.seed)
             for split in SPLITS
             for word in words
             for photo in photos
@@ -174,8 +174,8 @@ class PairFolder:
     """Pairs in ROOT/{train,val}/{word}/{LQ,GT}, matched by file name without suffix."""
 
     root: str
-    words: Sequence[str]
-    """The vocabulary; a folder of any other name is an error."""
+    words: Sequence[str] | None
+    """The words there may be, None for the ten; a folder of any other name is an error."""
 
     def plan(self) -> list[FilePair]:
         """All pairs; an LQ image without a GT image is one that cannot be made.
@@ -195,7 +195,7 @@ class PairFolder:
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}; expected {folder}/WORD/{{LQ,GT}}")
         words = sorted(p.name for p in folder.iterdir() if p.is_dir())
-        check_words(words, self.words, str(folder))
+        check_words(words, self.words or WORDS, str(folder))
         return [pair for word in words for pair in self._word(split, word, folder / word)]
 
     def _word(self, split: str, word: str, folder: Path) -> list[FilePair]:
@@ -211,7 +211,7 @@ def check_words(words: Sequence[str], known: Sequence[str], where: str) -> None:
     if unknown := sorted(set(words) - set(known)):
         raise ValueError(
             f"{where}: unknown degradation {', '.join(map(repr, unknown))}; known words: "
-            f"{', '.join(known)}. Rename it, or add the word to the configuration"
+            f"{', '.join(known)}. Rename it, or list your own words in shards.source.words"
         )
 
 

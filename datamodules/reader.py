@@ -60,12 +60,16 @@ class SampleAddress:
         return data
 
     def origin(self) -> dict[str, Any]:
-        """The sample's `json` field: word, split, source, gt_sha256."""
+        """The sample's `json` field: word, split, source, gt_sha256.
+
+        Raises:
+            BadImage: it is no JSON, or lacks one of these.
+        """
         try:
             origin: dict[str, Any] = json.loads(self.read("json"))
-        except ValueError as error:
-            raise BadImage(f"{self.shard}/{self.key}.json: not JSON ({error})") from error
-        return origin
+            return {name: origin[name] for name in ("word", "split", "source", "gt_sha256")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadImage(f"{self.shard}/{self.key}.json: damaged ({error!r})") from error
 
     def image(self, field: str) -> Pixels:
         """A decoded image field."""

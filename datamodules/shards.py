@@ -7,14 +7,13 @@ all, and the index, `index.json`, comes last.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 
-import webdataset
 from tqdm import tqdm
 
 from datamodules.files import atomic_write, file_hash, read_json, write_json
@@ -56,6 +55,7 @@ def write_shards(
     """Make all pairs and write them as shards; what an earlier run finished is kept.
 
     A training pair that cannot be made is left out and recorded; a validation pair is an error.
+    `workers` is the number of processes besides this one; 0 does it all in this one.
 
     Raises:
         BadImage: a validation pair cannot be made.
@@ -64,20 +64,10 @@ def write_shards(
     """
     jobs = _plan_shards(pairs, samples_per_shard)
     shards: dict[str, Shard] = {}
-    with (
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
-        tqdm(total=len(pairs), desc="shards", unit="pair") as progress,
-    ):
-        futures = {
-            pool.submit(_finish_shard, directory / name, jobs[name]): name for name in jobs
-        }
-        try:
-            for future in as_completed(futures):
-                shards[futures[future]] = future.result()
-                progress.update(len(jobs[futures[future]]))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with tqdm(total=len(pairs), desc="shards", unit="pair") as progress:
+        for name, shard in _finish_shards(directory, jobs, workers):
+            shards[name] = shard
+            progress.update(len(jobs[name]))
     result = [shards[name] for name in jobs]
     _check_skipped(result, len(pairs), max_skipped_share)
     write_json(directory / INDEX, {"shards": [asdict(shard) for shard in result]})
@@ -115,6 +105,27 @@ def _plan_shards(
     return jobs
 
 
+def _finish_shards(
+    directory: Path, jobs: Mapping[str, Sequence[PlannedPair]], workers: int
+) -> Iterator[tuple[str, Shard]]:
+    """Yield shards as they are finished, by this process or by `workers` others."""
+    if workers == 0:
+        for name, pairs in jobs.items():
+            yield name, _finish_shard(directory / name, pairs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = {
+            pool.submit(_finish_shard, directory / name, pairs): name
+            for name, pairs in jobs.items()
+        }
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
 def _finish_shard(path: Path, pairs: Sequence[PlannedPair]) -> Shard:
     """Write one shard, or take what an interrupted run has finished."""
     sidecar = _sidecar(path)
@@ -126,6 +137,8 @@ def _finish_shard(path: Path, pairs: Sequence[PlannedPair]) -> Shard:
 
 
 def _write_shard(path: Path, pairs: Sequence[PlannedPair]) -> Shard:
+    import webdataset  # here, because it imports torch, which stages that are fresh do without
+
     skipped: list[str] = []
     with atomic_write(path) as file:
         # No times, owners or compression: the same pairs give the same bytes.

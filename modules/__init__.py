@@ -1,0 +1,1 @@
+"""Networks, the SDE and its samplers, losses, metrics, and the LightningModules."""

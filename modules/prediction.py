@@ -46,7 +46,7 @@ def from_data(tables: Tables, F: Tensor, x_t: Tensor, mu: Tensor, t: Time) -> Pr
 def from_velocity(tables: Tables, F: Tensor, x_t: Tensor, mu: Tensor, t: Time) -> Prediction:
     """u_0 = alpha_t u_t - beta_t F and noise = beta_t u_t + alpha_t F."""
     u_t = (x_t - mu) / tables.lambda_
-    alpha, beta = at(tables.alpha, t, x_t), at(tables.sigma_bar / tables.lambda_, t, x_t)
+    alpha, beta = at(tables.alpha, t), at(tables.sigma_bar, t) / tables.lambda_
     return Prediction(mu + tables.lambda_ * (alpha * u_t - beta * F), beta * u_t + alpha * F)
 
 

@@ -51,6 +51,17 @@ def posterior_step(
 SAMPLERS: dict[str, Step] = {"sde": sde_step, "ode": ode_step, "posterior": posterior_step}
 
 
+def sampler(name: str) -> Step:
+    """Look a sampler up by its configuration name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in SAMPLERS:
+        raise ValueError(f"unknown sampler {name!r}; choose one of: {', '.join(SAMPLERS)}")
+    return SAMPLERS[name]
+
+
 def uniform_times(T: int, calls: int) -> list[int]:
     """Times T = t_0 > t_1 > ... > t_calls = 0, as evenly spaced as whole numbers allow.
 
@@ -65,7 +76,13 @@ def uniform_times(T: int, calls: int) -> list[int]:
 def sample_states(
     step: Step, tables: Tables, model: Model, x: Tensor, mu: Tensor, times: list[int], noise: Noise
 ) -> Iterator[Tensor]:
-    """Yield the state at each of `times` after the first, starting from x at times[0]."""
+    """Yield the state at each of `times` after the first, starting from x at times[0].
+
+    Raises:
+        ValueError: `times` do not fall strictly, or leave 0..T.
+    """
+    if times != sorted({t for t in times if 0 <= t <= tables.T}, reverse=True):
+        raise ValueError(f"times must fall strictly and stay within 0..{tables.T}, got {times}")
     for t, s in itertools.pairwise(times):
         x = step(tables, x, mu, model(x, mu, t), t, s, noise)
         yield x
@@ -78,7 +95,12 @@ def sample(
 
     Returns:
         Images `[B, C, H, W]`, not clamped to [0, 1].
+
+    Raises:
+        ValueError: `times` do not fall strictly from T to 0.
     """
+    if len(times) < 2 or times[0] != tables.T or times[-1] != 0:
+        raise ValueError(f"times must lead from {tables.T} to 0, got {times}")
     x_T = sde.prior(tables, mu, noise(mu))
     states = sample_states(step, tables, model, x_T, mu, times, noise)
     return collections.deque(states, maxlen=1).pop()
@@ -88,11 +110,14 @@ def seeded_noise(seeds: Sequence[int]) -> Noise:
     """Noise with a stream of its own for each image of a batch.
 
     An image and its seed then give one result whatever batch they are in. Drawn on the CPU, so
-    that they do on every device.
+    that they do on every device. Each call draws on; the drawing raises a ValueError where the
+    batch does not hold one image for each seed.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def draw(like: Tensor) -> Tensor:
+        if len(like) != len(generators):
+            raise ValueError(f"got {len(generators)} seeds for a batch of {len(like)} images")
         draws = [torch.randn(like.shape[1:], generator=g) for g in generators]
         return torch.stack(draws).to(like)
 

@@ -8,13 +8,17 @@ Everything here is a pure function of `Tables` and tensors. Images are `[B, C, H
 [0, 1]; a time `t` is an int or an int tensor `[B]` in 0..T, and `s` an earlier one. In terms of
 u = (x - mu) / lambda the process is variance preserving with signal level alpha_t, which is what
 lets one step jump from any t to any s < t.
+
+Tables, images and tensor times share one device, and nothing here waits for it. Coefficients
+keep the tables' dtype and lift narrower images to it, so a network's bfloat16 output is used in
+float32 arithmetic.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,21 +54,23 @@ SCHEDULES: dict[str, Callable[[int, torch.dtype], Tensor]] = {
 
 @dataclass(frozen=True)
 class Tables:
-    """The discretised SDE: tensors `[T + 1]` on the CPU, indexed by time 0..T.
+    """The discretised SDE: tensors `[T + 1]`, indexed by time 0..T.
 
     Time 0 is the clean image's end; it is never trained on, and `Theta[0]` is 0 by definition.
     """
 
     lambda_: float
     """Stationary standard deviation, in image units (50 / 255 in the recipe)."""
-    dt: Tensor
-    """Length of one time step, -ln(eps) / Theta_T, so that alpha_T = eps (a scalar)."""
+    dt: float
+    """Length of one time step, -ln(eps) / Theta_T, so that alpha_T = eps."""
     theta: Tensor
     """Speed of mean reversion theta_t."""
     Theta: Tensor
     """Theta_t = theta_1 + ... + theta_t."""
     sigma: Tensor
     """Diffusion coefficient sigma_t = lambda sqrt(2 theta_t)."""
+    decay: Tensor
+    """What is left of x_{t-1} - mu at time t: exp(-theta_t dt)."""
     alpha: Tensor
     """What is left of x_0 - mu at time t: alpha_t = exp(-Theta_t dt)."""
     sigma_bar: Tensor
@@ -75,6 +81,18 @@ class Tables:
         """Number of time steps."""
         return len(self.theta) - 1
 
+    def to(self, device: torch.device | str) -> Tables:
+        """The same tables on another device; no copy if they are there already."""
+        return replace(
+            self,
+            theta=self.theta.to(device),
+            Theta=self.Theta.to(device),
+            sigma=self.sigma.to(device),
+            decay=self.decay.to(device),
+            alpha=self.alpha.to(device),
+            sigma_bar=self.sigma_bar.to(device),
+        )
+
 
 def make_tables(
     schedule: str = "cosine",
@@ -83,7 +101,7 @@ def make_tables(
     eps: float = 0.005,
     dtype: torch.dtype = torch.float32,
 ) -> Tables:
-    """Build the tables of a schedule.
+    """Build the tables of a schedule, on the CPU.
 
     They are float32 by default because the reference's are: near t = 0, where 1 - alpha_t^2
     loses digits, released weights then meet the very numbers they were trained with.
@@ -97,43 +115,44 @@ def make_tables(
         raise ValueError(f"need T >= 1, lambda > 0, 0 < eps < 1; got {T=}, {lambda_=}, {eps=}")
     theta = SCHEDULES[schedule](T, dtype)
     Theta = torch.cumsum(theta, dim=0) - theta[0]
-    dt = -1 / Theta[-1] * math.log(eps)
+    dt = float(-1 / Theta[-1] * math.log(eps))
     return Tables(
         lambda_=lambda_,
         dt=dt,
         theta=theta,
         Theta=Theta,
         sigma=torch.sqrt(lambda_**2 * 2 * theta),
-        alpha=torch.exp(-Theta * dt),
-        sigma_bar=torch.sqrt(lambda_**2 * (1 - torch.exp(-2 * Theta * dt))),
+        decay=_exp(-theta * dt),
+        alpha=_exp(-Theta * dt),
+        sigma_bar=torch.sqrt(lambda_**2 * (1 - _exp(-2 * Theta * dt))),
     )
 
 
-def at(table: Tensor, t: Time, like: Tensor) -> Tensor:
-    """Entries of a table at times t, in the dtype and on the device of the images `like`.
+def _exp(x: Tensor) -> Tensor:
+    """Correctly rounded, for the last digit, which counts near t = 0, varies between machines."""
+    return torch.exp(x.double()).to(x.dtype)
 
-    Returns a scalar for an int time, else `[B, 1, 1, 1]`.
-    """
-    return _over_images(table[_on_cpu(t)], like)
+
+def at(table: Tensor, t: Time) -> Tensor:
+    """Entries of a table at times t, `[B, 1, 1, 1]`; `[1, 1, 1, 1]` for an int time."""
+    return table[t].reshape(-1, 1, 1, 1)
 
 
 def elapsed(tables: Tables, t: Time, s: Time) -> Tensor:
-    """Reversion from time s to time t, h = (Theta_t - Theta_s) dt, which is theta_t dt at t - 1."""
-    t, s = _on_cpu(t), _on_cpu(s)
-    exact = tables.theta[t] * tables.dt
-    jump = (tables.Theta[t] - tables.Theta[s]) * tables.dt
-    # One step reads theta_t itself: the difference of two sums has lost digits.
-    return torch.where(torch.as_tensor(t - s == 1), exact, jump)
+    """Reversion from time s to time t, h = (Theta_t - Theta_s) dt, shaped as by `at`."""
+    # theta_t stands apart so that one step reads it undamaged: a difference of sums loses digits.
+    before = at(tables.Theta, t - 1) - at(tables.Theta, s)
+    return (at(tables.theta, t) + before) * tables.dt
 
 
 def marginal_mean(tables: Tables, x_0: Tensor, mu: Tensor, t: Time) -> Tensor:
     """E[x_t | x_0] = mu + (x_0 - mu) alpha_t."""
-    return mu + (x_0 - mu) * at(tables.alpha, t, x_0)
+    return mu + (x_0 - mu) * at(tables.alpha, t)
 
 
 def diffuse(tables: Tables, x_0: Tensor, mu: Tensor, t: Time, noise: Tensor) -> Tensor:
     """x_t = mu + (x_0 - mu) alpha_t + sigma_bar_t noise."""
-    return marginal_mean(tables, x_0, mu, t) + at(tables.sigma_bar, t, x_0) * noise
+    return marginal_mean(tables, x_0, mu, t) + at(tables.sigma_bar, t) * noise
 
 
 def prior(tables: Tables, mu: Tensor, noise: Tensor) -> Tensor:
@@ -143,31 +162,31 @@ def prior(tables: Tables, mu: Tensor, noise: Tensor) -> Tensor:
 
 def noise_from_data(tables: Tables, x_t: Tensor, x_0: Tensor, mu: Tensor, t: Time) -> Tensor:
     """noise = (x_t - E[x_t | x_0]) / sigma_bar_t."""
-    return (x_t - marginal_mean(tables, x_0, mu, t)) / at(tables.sigma_bar, t, x_t)
+    return (x_t - marginal_mean(tables, x_0, mu, t)) / at(tables.sigma_bar, t)
 
 
 def data_from_noise(tables: Tables, x_t: Tensor, noise: Tensor, mu: Tensor, t: Time) -> Tensor:
     """x_0 = mu + (x_t - mu - sigma_bar_t noise) / alpha_t."""
-    deviation = x_t - mu - at(tables.sigma_bar, t, x_t) * noise
-    return mu + deviation / at(tables.alpha, t, x_t)
+    deviation = x_t - mu - at(tables.sigma_bar, t) * noise
+    return mu + deviation / at(tables.alpha, t)
 
 
 def score(tables: Tables, noise: Tensor, t: Time) -> Tensor:
     """grad log p_t(x_t | x_0) = -noise / sigma_bar_t."""
-    return -noise / at(tables.sigma_bar, t, noise)
+    return -noise / at(tables.sigma_bar, t)
 
 
 def forward_step(tables: Tables, x: Tensor, mu: Tensor, t: Time, noise: Tensor) -> Tensor:
     """x + theta_t (mu - x) dt + sigma_t sqrt(dt) noise: one Euler-Maruyama step forwards."""
-    drift = at(tables.theta * tables.dt, t, x) * (mu - x)
-    return x + drift + at(tables.sigma, t, x) * torch.sqrt(tables.dt).to(x) * noise
+    drift = at(tables.theta, t) * tables.dt * (mu - x)
+    return x + drift + at(tables.sigma, t) * math.sqrt(tables.dt) * noise
 
 
 def reverse_sde_mean(
     tables: Tables, x_t: Tensor, mu: Tensor, score_t: Tensor, t: Time, s: Time
 ) -> Tensor:
     """x_t - h (mu - x_t) + 2 lambda^2 h score: mean of a reverse Euler-Maruyama step t -> s."""
-    h = _over_images(elapsed(tables, t, s), x_t)
+    h = elapsed(tables, t, s)
     return x_t - h * (mu - x_t) + 2 * tables.lambda_**2 * h * score_t
 
 
@@ -177,14 +196,14 @@ def reverse_sde_step(
     """Mean of the reverse step minus lambda sqrt(2 h) noise."""
     dispersion = tables.lambda_ * torch.sqrt(2 * elapsed(tables, t, s))
     # Minus, as the reference draws it: the same seed then gives the same image.
-    return reverse_sde_mean(tables, x_t, mu, score_t, t, s) - _over_images(dispersion, x_t) * noise
+    return reverse_sde_mean(tables, x_t, mu, score_t, t, s) - dispersion * noise
 
 
 def reverse_ode_step(
     tables: Tables, x_t: Tensor, mu: Tensor, score_t: Tensor, t: Time, s: Time
 ) -> Tensor:
     """x_t - h (mu - x_t) + lambda^2 h score: Euler step of the probability-flow ODE."""
-    h = _over_images(elapsed(tables, t, s), x_t)
+    h = elapsed(tables, t, s)
     return x_t - h * (mu - x_t) + tables.lambda_**2 * h * score_t
 
 
@@ -195,16 +214,20 @@ def optimum_step(tables: Tables, x_t: Tensor, x_0: Tensor, mu: Tensor, t: Time, 
 
     with A = alpha_t / alpha_s, B = alpha_t, C = alpha_s; A = exp(-theta_t dt) for s = t - 1.
     """
-    A, B, C = _decays(tables, t, s)
-    from_x_t = _over_images(A * (1 - C**2) / (1 - B**2), x_t) * (x_t - mu)
-    from_x_0 = _over_images(C * (1 - A**2) / (1 - B**2), x_t) * (x_0 - mu)
+    B, C = at(tables.alpha, t), at(tables.alpha, s)
+    A = at(tables.decay, t) * (at(tables.alpha, t - 1) / C)
+    from_x_t = A * (1 - C**2) / (1 - B**2) * (x_t - mu)
+    from_x_0 = C * (1 - A**2) / (1 - B**2) * (x_0 - mu)
     return from_x_t + from_x_0 + mu
 
 
 def posterior_std(tables: Tables, t: Time, s: Time) -> Tensor:
-    """Standard deviation of q(x_s | x_t, x_0): lambda sqrt((1-A^2)(1-C^2) / (1-B^2))."""
-    A, B, C = _decays(tables, t, s)
-    return tables.lambda_ * torch.sqrt((1 - A**2) * (1 - C**2) / (1 - B**2))
+    """Standard deviation of q(x_s | x_t, x_0): lambda sqrt(1 - A^2) sigma_bar_s / sigma_bar_t.
+
+    Shaped as by `at`; 0 for s = 0.
+    """
+    step_std = tables.lambda_ * torch.sqrt(-torch.expm1(-2 * elapsed(tables, t, s)))
+    return step_std * at(tables.sigma_bar, s) / at(tables.sigma_bar, t)
 
 
 def posterior_step(
@@ -212,7 +235,7 @@ def posterior_step(
 ) -> Tensor:
     """A draw of q(x_s | x_t, x_0)."""
     mean = optimum_step(tables, x_t, x_0, mu, t, s)
-    return mean + _over_images(posterior_std(tables, t, s), x_t) * noise
+    return mean + posterior_std(tables, t, s) * noise
 
 
 def matching_loss(
@@ -230,18 +253,3 @@ def matching_loss(
     """
     predicted = reverse_sde_mean(tables, x_t, mu, score(tables, noise, t), t, t - 1)
     return (predicted - optimum_step(tables, x_t, x_0, mu, t, t - 1)).abs().mean()
-
-
-def _decays(tables: Tables, t: Time, s: Time) -> tuple[Tensor, Tensor, Tensor]:
-    """A = alpha_t / alpha_s, B = alpha_t and C = alpha_s."""
-    A = torch.exp(-elapsed(tables, t, s))
-    return A, tables.alpha[_on_cpu(t)], tables.alpha[_on_cpu(s)]
-
-
-def _on_cpu(t: Time) -> Time:
-    return t if isinstance(t, int) else t.cpu()
-
-
-def _over_images(values: Tensor, like: Tensor) -> Tensor:
-    """A scalar, or values `[B]` shaped `[B, 1, 1, 1]`, in the dtype and place of the images."""
-    return values.to(like).reshape(-1, *[1] * (like.ndim - 1)) if values.ndim else values.to(like)

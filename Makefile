@@ -1,0 +1,77 @@
+# `make help` lists the targets. Settings: EXPERIMENT names a file in conf/experiment/, ARGS adds
+# overrides, e.g. make train-all EXPERIMENT=universal ARGS="run_dir=/scratch/run1 seed=1"
+SHELL := /bin/bash
+PYTHON ?= python3
+EXPERIMENT ?= demo
+ARGS ?=
+INPUT ?=
+OUTPUT ?= restored
+
+BIN := .venv/bin
+READY := .venv/.ready
+RUN = $(BIN)/python -m pipeline
+SETTINGS = experiment=$(EXPERIMENT) $(ARGS)
+
+.PHONY: help setup demo test test-quick check lint types layers shards captions train-controller \
+	train-restorer evaluate restore train-all lock clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup: $(READY) ## make the virtual environment with everything in it (done by every other target)
+
+$(READY): requirements.txt requirements-build.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11; give another one as PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv --clear .venv || \
+		{ echo "error: no venv module; on Debian: apt install python3-venv"; exit 1; }
+	@echo "installing about 6 GB of packages into .venv, once ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \
+		-r requirements-build.txt -r requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: ## run the whole chain offline on embedded photographs, ending in a report and a restored photo
+	@$(MAKE) --no-print-directory train-all EXPERIMENT=demo
+	@$(MAKE) --no-print-directory restore EXPERIMENT=demo INPUT=docs/rainy.png OUTPUT=outputs/demo/restored
+
+shards: $(READY) ## pairs of images into WebDataset shards
+	@$(RUN) shards $(SETTINGS)
+
+captions: shards ## a caption for every clean image
+	@$(RUN) captions $(SETTINGS)
+
+train-controller: captions ## stage (a): DA-CLIP's image controller
+	@$(RUN) train-controller $(SETTINGS)
+
+train-restorer: train-controller ## stage (b): the diffusion restorer
+	@$(RUN) train-restorer $(SETTINGS)
+
+evaluate: train-restorer ## table, confusion matrix and report.html
+	@$(RUN) evaluate $(SETTINGS)
+
+train-all: evaluate ## captions, controller, restorer and evaluation, each if it is not fresh
+
+restore: $(READY) ## restore photographs: make restore INPUT=photo-or-folder OUTPUT=folder
+	@$(RUN) restore $(SETTINGS) restore.input='$(INPUT)' restore.output='$(OUTPUT)'
+
+test: $(READY) ## all tests
+	@$(BIN)/python -m pytest -q
+
+test-quick: $(READY) ## the tests that take no training
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+lint: $(READY)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(READY)
+	@$(BIN)/mypy
+
+layers: $(READY)
+	@$(BIN)/lint-imports
+
+check: lint types layers test ## lint, types, import layering, tests
+
+clean: ## remove the virtual environment, not what runs have made
+	rm -rf .venv

@@ -1,0 +1,1 @@
+"""Hydra configuration: `config.yaml` names every setting, `experiment/` holds whole runs."""

@@ -1,0 +1,125 @@
+"""The square views of images that CLIP takes, whole for use and cropped at random for training.
+
+They are what Pillow and open_clip's transforms make of 8-bit images, but batched and on the
+images' device: each bicubic pass ends on 8-bit levels, as Pillow's do.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+RATIO = (3 / 4, 4 / 3)
+TRIES = 10
+
+
+class Crop(NamedTuple):
+    """A rectangle of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def clip_view(images: Tensor, size: int) -> Tensor:
+    """Scale the short side to `size`, crop the centre square and normalise.
+
+    Args:
+        images: RGB `[B, 3, H, W]` in [0, 1]; values outside are clamped.
+        size: side of the view, in pixels.
+
+    Returns:
+        float32 `[B, 3, size, size]`, less CLIP's mean, over its standard deviation.
+    """
+    height, width = images.shape[-2:]
+    short = min(height, width)
+    levels = _resize(_levels(images), size * height // short, size * width // short)
+    top, left = (round((side - size) / 2) for side in levels.shape[-2:])
+    return _normalise(levels[..., top : top + size, left : left + size])
+
+
+def random_clip_view(
+    images: Tensor,
+    size: int,
+    scale: tuple[float, float] = (0.9, 1.0),
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Crop each image at random, scale the crop to a square and normalise.
+
+    Args:
+        images: RGB `[B, 3, H, W]` in [0, 1]; values outside are clamped.
+        size: side of the view, in pixels.
+        scale: the least and the largest share of the image's area that a crop takes.
+        generator: draws the crops; None for torch's default one.
+
+    Returns:
+        float32 `[B, 3, size, size]`, less CLIP's mean, over its standard deviation.
+    """
+    height, width = images.shape[-2:]
+    crops = random_crops(len(images), height, width, scale, generator)
+    cut = (
+        image[None, :, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+        for image, crop in zip(_levels(images), crops, strict=True)
+    )
+    return _normalise(torch.cat([_resize(image, size, size) for image in cut]))
+
+
+def random_crops(
+    count: int,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    generator: torch.Generator | None = None,
+) -> list[Crop]:
+    """Crops of uniform area, ratio of uniform logarithm in 3/4..4/3, and uniform place.
+
+    Each is the first of ten draws that fits into the image, or else the largest central crop of
+    an allowed ratio, as with torchvision's RandomResizedCrop.
+    """
+    device = None if generator is None else generator.device
+    draws = torch.rand(count, TRIES, 4, generator=generator, device=device)
+    return [_first_fitting(tries, height, width, scale) for tries in draws.tolist()]
+
+
+def _first_fitting(
+    tries: list[list[float]], height: int, width: int, scale: tuple[float, float]
+) -> Crop:
+    least, largest = RATIO
+    for share, slant, down, right in tries:
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
+        ratio = least * (largest / least) ** slant
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return Crop(int(down * (height - h + 1)), int(right * (width - w + 1)), h, w)
+    w, h = min(width, round(height * largest)), min(height, round(width / least))
+    return Crop((height - h) // 2, (width - w) // 2, h, w)
+
+
+def _levels(images: Tensor) -> Tensor:
+    """Whole numbers 0..255, in float32."""
+    return (images.float().clamp(0, 1) * 255).round()
+
+
+def _resize(levels: Tensor, height: int, width: int) -> Tensor:
+    """Antialiased bicubic, along rows and then along columns, each to whole levels.
+
+    Pillow 13 shrinks tall images along columns first, which shifts a third of the values by a
+    level; the released weights were trained with an earlier one.
+    """
+    for size in ((levels.shape[-2], width), (height, width)):
+        resized = F.interpolate(levels, size, mode="bicubic", antialias=True)
+        levels = resized.round().clamp(0, 255)
+    return levels
+
+
+def _normalise(levels: Tensor) -> Tensor:
+    mean = levels.new_tensor(CLIP_MEAN)[:, None, None]
+    std = levels.new_tensor(CLIP_STD)[:, None, None]
+    return (levels / 255 - mean) / std

@@ -1,0 +1,126 @@
+"""Stage (a) as Lightning trains it: the controller learns to tell content and degradation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics.classification import MulticlassAccuracy
+
+from modules.clip_view import clip_view, random_clip_view
+from modules.contrastive import gather, info_nce, multi_positive
+from modules.daclip import DaClip
+from modules.optim import decay_groups
+from modules.randomness import step_generator
+
+MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
+DEGRADATION_TARGETS = ("identity", "multi_positive")
+
+
+class TrainingBatch(Protocol):
+    """What the modules read of a batch; images are `[B, 3, H, W]`, uint8, RGB."""
+
+    lq: Tensor
+    gt: Tensor
+    caption: list[str]
+    degradation: list[str]
+    valid: Tensor
+
+
+class ControllerModule(LightningModule):
+    """Two contrastive losses of equal weight, on the captions and on the degradation words.
+
+    loss = InfoNCE(e_c, text(caption)) + InfoNCE(e_d, text(word))     (DA-CLIP, eq. 4)
+    """
+
+    def __init__(
+        self,
+        daclip: DaClip,
+        words: Sequence[str],
+        make_optimizer: MakeOptimizer,
+        schedule: Callable[[int], float],
+        degradation_targets: str,
+        view_scale: tuple[float, float],
+        seed: int,
+    ) -> None:
+        """Train a DA-CLIP.
+
+        Args:
+            daclip: the network; what of it is frozen stays so.
+            words: the degradations.
+            make_optimizer: from parameter groups.
+            schedule: step -> share of the learning rate.
+            degradation_targets: `identity`, as published: each sample's own word is the only
+                right one, though others share it. `multi_positive`: all samples of its word are.
+            view_scale: share of the image's area that the random view keeps.
+            seed: of the views.
+
+        Raises:
+            ValueError: `degradation_targets` is neither.
+        """
+        super().__init__()
+        if degradation_targets not in DEGRADATION_TARGETS:
+            raise ValueError(
+                f"controller.degradation_targets={degradation_targets!r}; choose one of: "
+                f"{', '.join(DEGRADATION_TARGETS)}"
+            )
+        self.daclip = daclip
+        self.words = tuple(words)
+        self._make_optimizer, self._schedule = make_optimizer, schedule
+        self._multi_positive = degradation_targets == "multi_positive"
+        self._view_scale, self._seed = view_scale, seed
+        self.accuracy = MulticlassAccuracy(num_classes=len(words), average="micro")
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """Sum of both losses over the batches of all ranks."""
+        generator = step_generator(self.device, self._seed, self.global_step, self.global_rank)
+        images = batch.lq.float() / 255
+        view = random_clip_view(images, self.daclip.image_size, self._view_scale, generator)
+        embeddings = self.daclip(view)
+        ids = self._ids(batch.degradation)
+        captions = self._encode(batch.caption)
+        words = self._encode(self.words)[ids]
+        scale = self.daclip.logit_scale.exp()
+        content = info_nce(gather(normalize(embeddings.content, dim=-1)), gather(captions), scale)
+        pair = gather(normalize(embeddings.degradation, dim=-1)), gather(words)
+        if self._multi_positive:
+            degradation = multi_positive(*pair, scale, gather(ids))
+        else:
+            degradation = info_nce(*pair, scale)
+        self.log_dict({"content_loss": content, "degradation_loss": degradation}, prog_bar=True)
+        return content + degradation
+
+    def validation_step(self, batch: TrainingBatch, batch_idx: int) -> None:
+        """Share of samples whose degradation is recognised."""
+        view = clip_view(batch.lq.float() / 255, self.daclip.image_size)
+        degradation = normalize(self.daclip(view).degradation, dim=-1)
+        found = (degradation @ self._encode(self.words).T).argmax(dim=-1)
+        self.accuracy.update(found[batch.valid], self._ids(batch.degradation)[batch.valid])
+        self.log("degradation_accuracy", self.accuracy, prog_bar=True, batch_size=len(found))
+
+    def on_before_zero_grad(self, optimizer: Optimizer) -> None:
+        """Keep the logit scale within 1..100, as CLIP does."""
+        with torch.no_grad():
+            self.daclip.logit_scale.clamp_(0, torch.tensor(100.0).log().item())
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimizer, its rate set every step."""
+        optimizer = self._make_optimizer(decay_groups(self.parameters()))
+        scheduler = LambdaLR(optimizer, self._schedule)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _encode(self, texts: Sequence[str]) -> Tensor:
+        tokens = self.daclip.tokenize(texts).to(self.device)
+        return normalize(self.daclip.encode_text(tokens), dim=-1)
+
+    def _ids(self, words: Sequence[str]) -> Tensor:
+        return torch.tensor([self.words.index(word) for word in words], device=self.device)

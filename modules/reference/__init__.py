@@ -1,0 +1,1 @@
+"""Converters from the layout of the published DA-CLIP weights to the modules here."""

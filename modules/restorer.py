@@ -1,0 +1,99 @@
+"""Restoring images: DA-CLIP looks, the network denoises, a sampler walks back in time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from modules.clip_view import clip_view
+from modules.daclip import DaClip, Embeddings
+from modules.prediction import Parameterisation, Prediction
+from modules.samplers import Step, sample, seeded_noise, uniform_times
+from modules.sde import Tables
+
+
+class Denoiser(NamedTuple):
+    """A network with the meaning of its output: (x_t, mu, t, embeddings) -> prediction."""
+
+    network: nn.Module
+    tables: Tables
+    parameterisation: Parameterisation
+
+    def __call__(
+        self, x_t: Tensor, mu: Tensor, t: int | Tensor, embeddings: Embeddings
+    ) -> Prediction:
+        """Predict x_0 and the noise of states x_t `[B, 3, H, W]` of degraded images mu."""
+        F = self.network(x_t, mu, t, embeddings.degradation, embeddings.content)
+        return self.parameterisation(self.tables, F, x_t, mu, t)
+
+
+class Sampling(NamedTuple):
+    """How to draw a restoration."""
+
+    step: Step
+    calls: int
+    """Network calls an image, in 1..T."""
+
+
+def restore(
+    denoiser: Denoiser,
+    embeddings: Embeddings,
+    degraded: Tensor,
+    sampling: Sampling,
+    seeds: Sequence[int],
+) -> Tensor:
+    """Draw a restoration of each degraded image.
+
+    Args:
+        denoiser: the trained restorer.
+        embeddings: of the degraded images, from DA-CLIP.
+        degraded: images `[B, 3, H, W]` in [0, 1].
+        sampling: sampler and number of calls.
+        seeds: one for each image; an image and its seed give one result in any batch.
+
+    Returns:
+        Images `[B, 3, H, W]`, clamped to [0, 1].
+    """
+
+    def model(x_t: Tensor, mu: Tensor, t: int) -> Prediction:
+        return denoiser(x_t, mu, t, embeddings)
+
+    times = uniform_times(denoiser.tables.T, sampling.calls)
+    noise = seeded_noise(seeds)
+    return sample(sampling.step, denoiser.tables, model, degraded, times, noise).clamp(0, 1)
+
+
+class Controller:
+    """A trained DA-CLIP with the degradations it tells apart."""
+
+    def __init__(self, daclip: DaClip, words: Sequence[str]) -> None:
+        """Compute the words' text embeddings once."""
+        self.daclip, self.words = daclip.eval().requires_grad_(False), tuple(words)
+        with torch.no_grad():
+            tokens = daclip.tokenize(self.words).to(daclip.logit_scale.device)
+            self._texts = normalize(daclip.encode_text(tokens), dim=-1)
+
+    def to(self, device: torch.device) -> Controller:
+        """Move to a device."""
+        self.daclip.to(device)
+        self._texts = self._texts.to(device)
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Controller:
+        """Itself: frozen, it need not be doubled when a training module is, for its average."""
+        return self
+
+    @torch.no_grad()
+    def embed(self, degraded: Tensor) -> Embeddings:
+        """Content and degradation of images `[B, 3, H, W]` in [0, 1]."""
+        embeddings: Embeddings = self.daclip(clip_view(degraded, self.daclip.image_size))
+        return embeddings
+
+    def probabilities(self, embeddings: Embeddings) -> Tensor:
+        """How likely each word is, `[B, words]`: softmax of the scaled cosines."""
+        cosines = normalize(embeddings.degradation, dim=-1) @ self._texts.T
+        return (self.daclip.logit_scale.exp() * cosines).softmax(dim=-1)

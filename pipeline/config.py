@@ -1,0 +1,228 @@
+"""The configuration: composed by Hydra, checked against a schema before any work starts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import get_object, instantiate
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+Node = dict[str, Any]
+"""A `_target_` with its arguments, or plain settings of a free form."""
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names the key."""
+
+
+@dataclass
+class ShardsConfig:
+    """Making shards."""
+
+    source: Node = MISSING
+    samples_per_shard: int = MISSING
+    max_skipped_share: float = MISSING
+
+
+@dataclass
+class CaptionsConfig:
+    """Captioning the clean images."""
+
+    captioner: Node = MISSING
+    batch_size: int = MISSING
+
+
+@dataclass
+class ClipConfig:
+    """The CLIP under the controller."""
+
+    architecture: Any = MISSING
+    weights: str | None = MISSING
+    train: bool = MISSING
+
+
+@dataclass
+class DataConfig:
+    """Reading shards while training."""
+
+    max_skipped_share: float = MISSING
+    val_per_task: int = MISSING
+
+
+@dataclass
+class ControllerConfig:
+    """Stage (a)."""
+
+    steps: int = MISSING
+    batch_size: int = MISSING
+    degradation_targets: str = MISSING
+    view_scale: list[float] = MISSING
+    warmup: int = MISSING
+    min_lr_share: float = MISSING
+    val_every: int = MISSING
+    optimizer: Node = MISSING
+
+
+@dataclass
+class SdeConfig:
+    """The diffusion, as `modules.sde.make_tables` takes it."""
+
+    schedule: str = MISSING
+    T: int = MISSING
+    lambda_: float = MISSING
+    eps: float = MISSING
+
+
+@dataclass
+class RestorerConfig:
+    """Stage (b)."""
+
+    steps: int = MISSING
+    batch_size: int = MISSING
+    patch: int = MISSING
+    target: str = MISSING
+    loss: str = MISSING
+    warmup: int = MISSING
+    min_lr_share: float = MISSING
+    ema_decay: float = MISSING
+    ema_every: int = MISSING
+    val_every: int = MISSING
+    network: Node = MISSING
+    optimizer: Node = MISSING
+
+
+@dataclass
+class SamplingConfig:
+    """How restorations are drawn."""
+
+    method: str = MISSING
+    calls: int = MISSING
+
+
+@dataclass
+class EvaluateConfig:
+    """Measuring."""
+
+    batch_size: int = MISSING
+    border: int = MISSING
+    gallery_per_task: int = MISSING
+
+
+@dataclass
+class RestoreConfig:
+    """Restoring photographs."""
+
+    input: str | None = None
+    output: str | None = None
+
+
+@dataclass
+class TrainerConfig:
+    """Where and how training runs."""
+
+    accelerator: str = MISSING
+    devices: Any = MISSING
+    num_nodes: int = MISSING
+    precision: str = MISSING
+    log_every: int = MISSING
+
+
+@dataclass
+class Config:
+    """All settings; the values and their meanings stand in conf/config.yaml."""
+
+    run_dir: str = MISSING
+    seed: int = MISSING
+    shards: ShardsConfig = MISSING
+    captions: CaptionsConfig = MISSING
+    clip: ClipConfig = MISSING
+    data: DataConfig = MISSING
+    controller: ControllerConfig = MISSING
+    sde: SdeConfig = MISSING
+    restorer: RestorerConfig = MISSING
+    sampling: SamplingConfig = MISSING
+    evaluate: EvaluateConfig = MISSING
+    restore: RestoreConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    logger: Node = MISSING
+    workers: int = MISSING
+
+
+def load_config(overrides: Sequence[str] = ()) -> Config:
+    """Compose the configuration and check every key of it but the arguments of `_target_`s.
+
+    Args:
+        overrides: Hydra overrides, such as `experiment=universal` or `restorer.steps=1000`.
+
+    Raises:
+        ConfigError: a key is unknown, has no value, or a value of the wrong kind.
+    """
+    try:
+        with initialize_config_dir(str(files("conf")), version_base="1.3"):
+            composed = compose("config", overrides=list(overrides))
+        merged = OmegaConf.merge(OmegaConf.structured(Config), composed)
+        resolved = cast(DictConfig, merged)
+        OmegaConf.resolve(resolved)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_reason(error)) from error
+    if missing := sorted(OmegaConf.missing_keys(resolved)):
+        raise ConfigError(f"no value for {', '.join(missing)}; give one as {missing[0]}=VALUE")
+    config = OmegaConf.to_object(resolved)
+    assert isinstance(config, Config)
+    return config
+
+
+def check_targets(config: Config) -> None:
+    """Check the arguments of every `_target_`; apart, because it imports what they name.
+
+    Raises:
+        ConfigError: a target does not exist or does not take an argument.
+    """
+    for key, node in _targets(asdict(config), ""):
+        _check_target(key, node)
+
+
+def build(node: Mapping[str, Any], **more: Any) -> Any:
+    """Make what a `_target_` node describes, with further arguments."""
+    return instantiate(dict(node), _convert_="all", **more)
+
+
+def _reason(error: Exception) -> str:
+    """The library's message, with its cause where that says more."""
+    cause = error.__cause__
+    lines = [str(error).strip()] + ([str(cause).strip()] if cause is not None else [])
+    return "; ".join(" ".join(line.split()) for line in lines)
+
+
+def _targets(node: Any, key: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """All `_target_` nodes at or below a node, with their keys."""
+    if not isinstance(node, Mapping):
+        return []
+    below = [
+        found
+        for name, child in node.items()
+        for found in _targets(child, f"{key}.{name}" if key else str(name))
+    ]
+    return [(key, node), *below] if "_target_" in node else below
+
+
+def _check_target(key: str, node: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a target does not exist or does not take an argument."""
+    try:
+        parameters = inspect.signature(get_object(node["_target_"])).parameters
+    except Exception as error:
+        raise ConfigError(f"{key}._target_: {node['_target_']!r} cannot be found") from error
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    given = {name for name in node if not name.startswith("_")}
+    if unknown := sorted(given - set(parameters)):
+        raise ConfigError(
+            f"unknown key {key}.{unknown[0]}; {node['_target_']} takes {', '.join(parameters)}"
+        )

@@ -1,0 +1,126 @@
+"""Stage: restore every validation image once, measure, and report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from datamodules.datasets import Batch, WholeDataset, collate
+from datamodules.files import atomic_write, write_json
+from datamodules.images import encode_png
+from datamodules.pairs import stable_seed
+from datamodules.reader import ShardSet
+from modules.metrics import score_pair
+from modules.perceptual import Unavailable, fid, lpips_alex
+from modules.restorer import Controller, Denoiser, Sampling, restore
+from modules.samplers import sampler
+from pipeline.config import Config
+from pipeline.models import load_controller, load_restorer
+from pipeline.report import restored_path, write_report
+from pipeline.stages import REPORT, SHARDS, controller_weights, restorer_weights
+from pipeline.summary import Row, summarise, text_table
+
+log = logging.getLogger(__name__)
+
+ROWS = "rows.jsonl"
+RESTORED = "restored"
+
+
+class Models(NamedTuple):
+    """What restores."""
+
+    controller: Controller
+    denoiser: Denoiser
+    sampling: Sampling
+    device: torch.device
+
+
+def load_models(config: Config) -> Models:
+    """The run's trained models, on the device to use."""
+    controller_path, restorer_path = controller_weights(config), restorer_weights(config)
+    cuda = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    denoiser = load_restorer(restorer_path, controller_path)
+    denoiser.network.to(device)
+    sampling = Sampling(sampler(config.sampling.method), config.sampling.calls)
+    return Models(load_controller(controller_path).to(device), denoiser, sampling, device)
+
+
+def run(config: Config, folder: Path) -> None:
+    """Evaluate on the validation split."""
+    models = load_models(config)
+    shards = ShardSet(SHARDS.folder(config), "val")
+    rows = _read_rows(folder / ROWS)
+    done = {row.key for row in rows}
+    todo = [address for address in shards.all() if address.name not in done]
+    loader = DataLoader(
+        WholeDataset(todo, {}),
+        batch_size=config.evaluate.batch_size,
+        num_workers=config.workers,
+        collate_fn=collate,
+    )
+    with (folder / ROWS).open("a", encoding="utf-8") as file:
+        for batch in tqdm(loader, desc="evaluate", unit="batch"):
+            for row in _evaluate(batch, models, config, folder):
+                rows.append(row)
+                file.write(json.dumps(asdict(row)) + "\n")
+            file.flush()
+    summary = summarise(rows, models.controller.words, _missing())
+    write_json(folder / "metrics.json", summary.to_json())
+    write_report(folder / REPORT, summary, rows, shards, folder / RESTORED, config)
+    log.info("%s\nreport: %s", text_table(summary), folder / REPORT)
+
+
+def _evaluate(batch: Batch, models: Models, config: Config, folder: Path) -> Iterator[Row]:
+    degraded = batch.lq.to(models.device).float() / 255
+    started = time.perf_counter()
+    with torch.inference_mode():
+        embeddings = models.controller.embed(degraded)
+        probabilities = models.controller.probabilities(embeddings)
+        seeds = [stable_seed(config.seed, key) for key in batch.key]
+        restored = restore(models.denoiser, embeddings, degraded, models.sampling, seeds)
+    pixels = to_uint8(restored)
+    seconds = (time.perf_counter() - started) / len(batch.key)
+    probability, found = probabilities.max(dim=1)
+    border = config.evaluate.border
+    for i, key in enumerate(batch.key):
+        with atomic_write(restored_path(folder / RESTORED, key)) as file:
+            file.write(encode_png(pixels[i].permute(1, 2, 0).numpy()))
+        yield Row(
+            key=key,
+            word=batch.degradation[i],
+            source=batch.source[i],
+            found=models.controller.words[int(found[i])],
+            probability=float(probability[i]),
+            degraded=score_pair(batch.lq[i], batch.gt[i], border)._asdict(),
+            restored=score_pair(pixels[i], batch.gt[i], border)._asdict(),
+            seconds=seconds,
+        )
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [0, 1] rounded to uint8, on the CPU."""
+    return (images * 255).round().to(torch.uint8).cpu()
+
+
+def _read_rows(path: Path) -> list[Row]:
+    """What an interrupted run has measured; a last line that it cut short is removed."""
+    if not path.is_file():
+        return []
+    with path.open("r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+    return [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _missing() -> dict[str, str]:
+    return {}

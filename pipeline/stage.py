@@ -1,0 +1,178 @@
+"""What makes a stage a stage: it is skipped when fresh, rerun when changed, resumed when cut off.
+
+Each stage owns one folder of the run. `stage.json` in it records the settings, the code version,
+the seed and the hashes of the inputs the folder was made from, and whether it is whole;
+`config.yaml` has the whole configuration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from datamodules.files import atomic_write, file_hash, read_json, write_json
+from pipeline.config import Config, check_targets
+
+log = logging.getLogger(__name__)
+
+RECORD = "stage.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the pipeline."""
+
+    name: str
+    """Also its folder in the run."""
+    sections: Sequence[str]
+    """The sections of the configuration its result depends on, besides the seed."""
+    inputs: Callable[[Config], list[Path]]
+    """The files its result depends on."""
+    outputs: Sequence[str]
+    """The files in its folder without which it is not whole."""
+    run: Callable[[Config, Path], None]
+    """Do the work in a folder, going on from what an interrupted run has left there."""
+
+    def folder(self, config: Config) -> Path:
+        """Where the stage keeps what it makes."""
+        return Path(config.run_dir) / self.name
+
+
+def run_stage(stage: Stage, config: Config) -> None:
+    """Bring a stage up to date.
+
+    Raises:
+        FileNotFoundError: an input is missing, usually because an earlier stage has not run.
+        ConfigError: a `_target_` has unknown arguments.
+    """
+    folder = stage.folder(config)
+    wanted = describe(stage, config)
+    found = read_record(folder)
+    if _agree(found, wanted) and found["status"] == "finished" and _whole(stage, folder):
+        log.info("%s: fresh, nothing to do (%s)", stage.name, folder)
+        return
+    check_targets(config)
+    if not is_first_process():
+        _await_record(folder, wanted)
+        stage.run(config, folder)
+        return
+    if not _agree(found, wanted):
+        _move_aside(folder, found, wanted)
+    started = datetime.now(UTC)
+    _record(folder, wanted, "running", started)
+    with atomic_write(folder / "config.yaml") as file:
+        file.write(OmegaConf.to_yaml(OmegaConf.create(asdict(config))).encode())
+    log.info("%s: %s in %s", stage.name, "going on" if _agree(found, wanted) else "starts", folder)
+    stage.run(config, folder)
+    _record(folder, wanted, "finished", started)
+    log.info("%s: done in %.0f s", stage.name, (datetime.now(UTC) - started).total_seconds())
+
+
+def describe(stage: Stage, config: Config) -> dict[str, Any]:
+    """What the result of a stage depends on, and the code version for the record."""
+    settings = asdict(config)
+    inputs = {str(path): _hash_input(path) for path in stage.inputs(config)}
+    depends = {
+        "stage": stage.name,
+        "seed": config.seed,
+        "config": {section: settings[section] for section in stage.sections},
+        "inputs": inputs,
+    }
+    canonical = json.dumps(depends, sort_keys=True).encode()
+    return depends | {
+        "fingerprint": hashlib.sha256(canonical).hexdigest(),
+        "code": code_version(),
+    }
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """A folder's `stage.json`, empty where there is none."""
+    path = folder / RECORD
+    record: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return record
+
+
+def code_version() -> str:
+    """The installed version, with the commit and whether files differ from it."""
+    release = version("daclip-lightning")
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        here = Path(__file__).parent
+        commit = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return release
+    return f"{release}+{commit.stdout.strip()}"
+
+
+def is_first_process() -> bool:
+    """Whether this is the process of a multi-process run that does what only one may do."""
+    ranks = (os.environ.get(name, "0") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return all(int(rank) == 0 for rank in ranks)
+
+
+def _agree(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    return bool(found.get("fingerprint") == wanted["fingerprint"])
+
+
+def _whole(stage: Stage, folder: Path) -> bool:
+    return all((folder / name).is_file() for name in stage.outputs)
+
+
+def _hash_input(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; it is made by an earlier stage, or named wrongly")
+    return file_hash(path)
+
+
+def _record(folder: Path, wanted: dict[str, Any], status: str, started: datetime) -> None:
+    times = {"started": started.isoformat(timespec="seconds")}
+    if status == "finished":
+        times["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(folder / RECORD, {"status": status} | times | wanted)
+
+
+def _move_aside(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Keep what another configuration or other inputs have made, out of the way."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+    kept = folder.with_name(f"{folder.name}.before-{stamp}")
+    folder.rename(kept)
+    log.info("%s has changed; the former %s is kept in %s", _changes(found, wanted), folder, kept)
+
+
+def _changes(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """The names of the settings and inputs in which two records differ."""
+    before, after = (
+        {"seed": record.get("seed")}
+        | _flat(record.get("config", {}))
+        | record.get("inputs", {})
+        for record in (found, wanted)
+    )
+    names = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
+    return ", ".join(names[:6]) + (" ..." if len(names) > 6 else "")
+
+
+def _flat(node: Any, key: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {key: node}
+    parts = (_flat(child, f"{key}.{name}" if key else name) for name, child in node.items())
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _await_record(folder: Path, wanted: dict[str, Any]) -> None:
+    """Wait until the first process has prepared the folder."""
+    while not _agree(read_record(folder), wanted):
+        time.sleep(0.2)

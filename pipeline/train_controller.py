@@ -1,0 +1,49 @@
+"""Stage (a): train the image controller of DA-CLIP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from datamodules.datasets import whole_image
+from datamodules.mixed import MixedData
+from modules.controller_module import ControllerModule
+from modules.daclip import build_daclip
+from pipeline.config import Config, build
+from pipeline.models import save_controller
+from pipeline.stages import SHARDS, WEIGHTS, caption_file
+from pipeline.training import fit, schedule_of
+
+
+def run(config: Config, folder: Path) -> None:
+    """Train, and save the network."""
+    stage = config.controller
+    data = MixedData(
+        shards=SHARDS.folder(config),
+        captions=caption_file(config),
+        augment=whole_image,
+        batch_size=stage.batch_size,
+        val_batch_size=config.evaluate.batch_size,
+        val_per_task=None,
+        workers=config.workers,
+        seed=config.seed,
+        max_skipped_share=config.data.max_skipped_share,
+    )
+    torch.manual_seed(config.seed)
+    daclip = build_daclip(config.clip.architecture, config.clip.weights)
+    if config.clip.train:
+        daclip.unfreeze_clip()
+    words = data.words()
+    module = ControllerModule(
+        daclip,
+        words,
+        build(stage.optimizer),
+        schedule_of(stage),
+        stage.degradation_targets,
+        (stage.view_scale[0], stage.view_scale[1]),
+        config.seed,
+    )
+    trainer = fit(config, stage, folder, module, data)
+    if trainer.is_global_zero:
+        save_controller(folder / WEIGHTS, daclip, config.clip.architecture, words)

@@ -1,0 +1,55 @@
+"""Stage (b): train the diffusion restorer under the frozen DA-CLIP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+
+from datamodules.datasets import random_patch
+from datamodules.mixed import MixedData
+from modules.prediction import parameterisation
+from modules.restorer import Denoiser, Sampling
+from modules.restorer_module import RestorerModule
+from modules.samplers import sampler
+from modules.sde import make_tables
+from pipeline.config import Config, build
+from pipeline.models import build_network, load_controller, save_restorer
+from pipeline.stages import SHARDS, WEIGHTS, controller_weights
+from pipeline.training import fit, schedule_of
+
+
+def run(config: Config, folder: Path) -> None:
+    """Train, and save the averaged network."""
+    stage = config.restorer
+    data = MixedData(
+        shards=SHARDS.folder(config),
+        captions=None,
+        augment=random_patch(stage.patch),
+        batch_size=stage.batch_size,
+        val_batch_size=config.evaluate.batch_size,
+        val_per_task=config.data.val_per_task,
+        workers=config.workers,
+        seed=config.seed,
+        max_skipped_share=config.data.max_skipped_share,
+    )
+    torch.manual_seed(config.seed)
+    tables = make_tables(**vars(config.sde))
+    network = build_network(stage.network)
+    module = RestorerModule(
+        Denoiser(network, tables, parameterisation(stage.target)),
+        load_controller(controller_weights(config)),
+        stage.loss,
+        build(stage.optimizer),
+        schedule_of(stage),
+        Sampling(sampler(config.sampling.method), config.sampling.calls),
+        config.seed,
+    )
+    average = EMAWeightAveraging(
+        decay=stage.ema_decay, update_every_n_steps=stage.ema_every, use_buffers=False
+    )
+    trainer = fit(config, stage, folder, module, data, [average])
+    if trainer.is_global_zero:
+        controller = controller_weights(config)
+        save_restorer(folder / WEIGHTS, network, config.sde, stage, controller)

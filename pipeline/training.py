@@ -1,0 +1,69 @@
+"""What both training stages share: the Trainer, and going on where a run was cut off."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+
+from modules.optim import warmup_cosine
+from pipeline.config import Config, ControllerConfig, RestorerConfig, build
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+
+
+def fit(
+    config: Config,
+    stage: ControllerConfig | RestorerConfig,
+    folder: Path,
+    module: LightningModule,
+    data: LightningDataModule,
+    callbacks: Sequence[Callback] = (),
+) -> Trainer:
+    """Train to the stage's last step, from its last checkpoint where there is one."""
+    # Both say what is meant so: the sampler is endless, and workers are as many as configured.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`__len__`.*")
+    checkpoints = ModelCheckpoint(
+        folder / CHECKPOINTS,
+        filename="{step}",
+        every_n_train_steps=stage.val_every,
+        save_last=True,
+        enable_version_counter=False,
+    )
+    trainer = Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=config.trainer.devices,
+        num_nodes=config.trainer.num_nodes,
+        precision=config.trainer.precision,  # type: ignore[arg-type]
+        max_steps=stage.steps,
+        val_check_interval=min(stage.val_every, stage.steps),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=config.trainer.log_every,
+        logger=build(config.logger, save_dir=str(folder)),
+        callbacks=[checkpoints, LearningRateMonitor(), TQDMProgressBar(10), *callbacks],
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+    )
+    last = folder / CHECKPOINTS / "last.ckpt"
+    if last.is_file():
+        log.info("resuming from %s", last)
+    trainer.fit(
+        module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True
+    )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return trainer
+
+
+def schedule_of(stage: ControllerConfig | RestorerConfig) -> Callable[[int], float]:
+    """The learning rate schedule of a stage."""
+    return partial(warmup_cosine, warmup=stage.warmup, total=stage.steps, floor=stage.min_lr_share)

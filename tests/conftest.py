@@ -1,0 +1,80 @@
+"""What many tests start from: small photographs, pairs on disk, a small run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.config import Config, load_config
+
+TINY_RUN = [
+    "experiment=demo",
+    "trainer.devices=1",
+    "shards.source.draws={train: 2, val: 1}",
+    "shards.source.crop=48",
+    "shards.source.photos.train=[chelsea]",
+    "shards.source.photos.val=[coffee]",
+    "clip.architecture.embed_dim=32",
+    "clip.architecture.vision_cfg.image_size=32",
+    "clip.architecture.vision_cfg.width=32",
+    "clip.architecture.vision_cfg.layers=2",
+    "clip.architecture.text_cfg.width=16",
+    "controller.steps=4",
+    "controller.batch_size=10",
+    "controller.val_every=2",
+    "restorer.steps=4",
+    "restorer.batch_size=2",
+    "restorer.patch=32",
+    "restorer.val_every=2",
+    "restorer.network.context_dim=32",
+    "restorer.network.multipliers=[1, 1]",
+    "sampling.calls=2",
+    "evaluate.batch_size=2",
+    "workers=0",
+]
+"""Every stage in seconds: two small photographs, four steps."""
+
+
+def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A smooth random picture, so that degradations have something to work on."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def save_image(tmp_path: Path) -> Callable[..., Path]:
+    """Save a picture below the test's folder."""
+
+    def save(name: str, height: int = 40, width: int = 48, seed: int = 0) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photograph(height, width, seed)).save(path)
+        return path
+
+    return save
+
+
+@pytest.fixture
+def pair_folder(tmp_path: Path, save_image: Callable[..., Path]) -> Path:
+    """ROOT/{train,val}/{word}/{LQ,GT}: two words, three training pairs and one more each."""
+    for split, count in (("train", 3), ("val", 1)):
+        for word in ("noisy", "rainy"):
+            for i in range(count):
+                save_image(f"pairs/{split}/{word}/GT/{word}{i}.png", seed=i)
+                save_image(f"pairs/{split}/{word}/LQ/{word}{i}.png", seed=i + 10)
+    return tmp_path / "pairs"
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path) -> Callable[..., Config]:
+    """The configuration of a small run below the test's folder, with more overrides."""
+
+    def load(*overrides: str) -> Config:
+        return load_config([*TINY_RUN, f"run_dir={tmp_path / 'run'}", *overrides])
+
+    return load

@@ -1,0 +1,87 @@
+"""The configuration: every experiment composes, every wrong key is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import conf
+from pipeline.config import ConfigError, check_targets, load_config
+
+EXPERIMENTS = sorted(p.stem for p in (Path(conf.__file__).parent / "experiment").glob("*.yaml"))
+NEEDS_ROOT = ["shards.source.root=/data"]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("logger", ["csv", "wandb"])
+def test_every_experiment_composes(experiment: str, logger: str) -> None:
+    more = [] if experiment == "demo" else NEEDS_ROOT
+    config = load_config([f"experiment={experiment}", f"logger={logger}", *more])
+    check_targets(config)
+    assert config.run_dir == f"outputs/{experiment}"
+
+
+@pytest.mark.parametrize("source", ["folder", "synthetic", "embedded"])
+def test_every_source_can_be_chosen(source: str) -> None:
+    root = {"folder": NEEDS_ROOT, "synthetic": ["shards.source.photos.root=/data"]}.get(source, [])
+    config = load_config(["experiment=universal", f"source={source}", *root])
+    check_targets(config)
+    assert config.shards.source["_target_"].startswith("datamodules.")
+
+
+def test_universal_is_the_published_recipe() -> None:
+    config = load_config(["experiment=universal", *NEEDS_ROOT])
+    assert config.clip.architecture == "ViT-B-32"
+    assert config.clip.weights == "laion2b_s34b_b79k"
+    assert (config.restorer.steps, config.restorer.batch_size) == (700_000, 16)
+    assert config.restorer.target == "noise"
+    assert config.restorer.optimizer["lr"] * config.restorer.min_lr_share == pytest.approx(1e-6)
+    assert config.sde.lambda_ * 255 == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("restorer.stepz=3", "restorer.stepz"),
+        ("+restorer.stepz=3", "restorer.stepz"),
+        ("+whatever=1", "whatever"),
+        ("seed=first", "seed"),
+        ("experiment=nothing", "nothing"),
+    ],
+)
+def test_wrong_keys_are_named(override: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        load_config([override])
+
+
+def test_misspelt_key_in_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "conf"
+    source = Path(conf.__file__).parent
+    for path in source.rglob("*.yaml"):
+        target = copy / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = path.read_text(encoding="utf-8")
+        target.write_text(text.replace("  patch: 64", "  pach: 64"), encoding="utf-8")
+    monkeypatch.setattr("pipeline.config.files", lambda package: copy)
+    with pytest.raises(ConfigError, match=r"restorer\.pach"):
+        load_config([])
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("+restorer.network.widht=3", r"restorer\.network\.widht"),
+        ("restorer.optimizer._target_=torch.optim.AdamX", r"restorer\.optimizer\._target_"),
+        ("+shards.source.photos.vall=[]", r"shards\.source\.photos\.vall"),
+    ],
+)
+def test_wrong_arguments_of_a_target_are_named(override: str, named: str) -> None:
+    config = load_config([override])
+    with pytest.raises(ConfigError, match=named):
+        check_targets(config)
+
+
+def test_missing_value_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"shards\.source\.root"):
+        load_config(["experiment=universal"])

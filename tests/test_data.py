@@ -1,0 +1,203 @@
+"""The mixture and the DataModule: equal shares, exact resume, every validation sample once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.captions import CAPTIONS, write_captions
+from datamodules.datasets import (
+    Batch,
+    DrawDataset,
+    TooManyBadSamples,
+    collate,
+    random_patch,
+    whole_image,
+)
+from datamodules.images import BadImage
+from datamodules.mixed import MixedData
+from datamodules.mixture import DrawSampler, Mixture, ShareSampler
+from datamodules.pairs import PairFolder
+from datamodules.reader import ShardSet
+from datamodules.shards import write_shards
+
+
+@pytest.fixture
+def shards(pair_folder: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "shards"
+    write_shards(PairFolder(str(pair_folder), None).plan(), folder, 2, 0.0, workers=0)
+    return folder
+
+
+def spoil(shards: Path, name: str, key: str) -> None:
+    """Overwrite the middle of a sample's degraded image inside its shard."""
+    address = next(a for a in ShardSet(shards, name.split("-")[1]).all() if a.key == key)
+    offset, size = address.fields["lq.png"]
+    with address.shard.open("r+b") as file:
+        file.seek(offset + 8)
+        file.write(b"\xff" * (size - 8))
+
+
+def data_module(shards: Path, **changes: object) -> MixedData:
+    settings: dict[str, object] = {
+        "shards": shards,
+        "captions": None,
+        "augment": random_patch(16),
+        "batch_size": 4,
+        "val_batch_size": 2,
+        "val_per_task": None,
+        "workers": 0,
+        "seed": 0,
+        "max_skipped_share": 0.01,
+    }
+    return MixedData(**(settings | changes))  # type: ignore[arg-type]
+
+
+def batches(data: MixedData, count: int) -> Iterator[Batch]:
+    return islice(iter(data.train_dataloader()), count)  # type: ignore[arg-type]
+
+
+def test_tasks_come_in_equal_shares_whatever_their_sizes() -> None:
+    mixture = Mixture({"few": 2, "many": 100, "some": 7}, seed=0)
+    assert Counter(mixture(n)[0] for n in range(300)) == {"few": 100, "many": 100, "some": 100}
+
+
+def test_each_epoch_of_a_task_holds_every_sample_once_in_a_new_order() -> None:
+    mixture = Mixture({"a": 5, "b": 50}, seed=0)
+    drawn = [position for word, position in map(mixture, range(400)) if word == "b"]
+    first, second = drawn[:50], drawn[50:100]
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+
+
+def test_mixture_depends_on_its_seed_alone() -> None:
+    draws = [[Mixture({"a": 9, "b": 9}, seed)(n) for n in range(40)] for seed in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_all_ranks_together_draw_the_same_order(world: int) -> None:
+    ranks = [islice(DrawSampler(6, rank, world), 12 // world) for rank in range(world)]
+    assert [n for turn in zip(*ranks, strict=True) for n in turn] == list(range(6, 18))
+
+
+@pytest.mark.parametrize(("size", "world"), [(47, 1), (47, 2), (47, 4), (1, 3)])
+def test_validation_shares_hold_each_sample_once(size: int, world: int) -> None:
+    shares = [list(ShareSampler(size, rank, world)) for rank in range(world)]
+    assert len({len(share) for share in shares}) == 1
+    assert sorted(n for share in shares for n in share if n < size) == list(range(size))
+
+
+def test_patches_of_both_images_are_one_view() -> None:
+    lq = np.arange(40 * 50 * 3, dtype=np.uint32).reshape(40, 50, 3) % 251
+    lq = lq.astype(np.uint8)
+    augment = random_patch(16)
+    seen = set()
+    for seed in range(40):
+        a, b = augment(lq, 255 - lq, np.random.default_rng(seed))
+        assert a.shape == (16, 16, 3)
+        assert np.array_equal(a, 255 - b)
+        seen.add(a.tobytes())
+    assert len(seen) == 40
+
+
+def test_batches_do_not_depend_on_workers(shards: Path) -> None:
+    alone, shared = (list(batches(data_module(shards, workers=workers), 4)) for workers in (0, 2))
+    for a, b in zip(alone, shared, strict=True):
+        assert torch.equal(a.lq, b.lq)
+        assert torch.equal(a.gt, b.gt)
+        assert a.key == b.key
+    assert alone[0].lq.shape == (4, 3, 16, 16)
+    assert alone[0].lq.dtype == torch.uint8
+
+
+def test_resumed_data_goes_on_with_the_next_draw(shards: Path) -> None:
+    straight = list(batches(data_module(shards), 5))
+    resumed = data_module(shards)
+    resumed.load_state_dict({"draws": 8, "skipped": 0})
+    for a, b in zip(straight[2:], batches(resumed, 3), strict=True):
+        assert torch.equal(a.lq, b.lq)
+
+
+def test_validation_sees_every_sample_once(shards: Path) -> None:
+    keys = [key for batch in data_module(shards).val_dataloader() for key in batch.key]
+    assert sorted(keys) == [a.name for a in ShardSet(shards, "val").all()]
+
+
+def test_validation_can_be_limited_per_task(pair_folder: Path, tmp_path: Path) -> None:
+    plan = PairFolder(str(pair_folder), None).plan()
+    swapped = [pair for pair in plan if pair.split == "train"]
+    for pair in swapped:
+        object.__setattr__(pair, "split", "val")
+    write_shards(swapped, tmp_path / "s", 2, 0.0, workers=0)
+    loader = data_module(tmp_path / "s", val_per_task=2).val_dataloader()
+    words = Counter(word for batch in loader for word in batch.degradation)
+    assert words == {"noisy": 2, "rainy": 2}
+
+
+def test_damaged_training_sample_is_passed_over_by_name(shards: Path) -> None:
+    spoil(shards, "noisy-train", "noisy1-000001")
+    found = list(batches(data_module(shards), 6))
+    keys = {key for batch in found for key in batch.key}
+    skipped = [line for batch in found for line in batch.skipped]
+    assert not any("noisy1" in key for key in keys)
+    assert Counter(w for b in found for w in b.degradation) == {"noisy": 12, "rainy": 12}
+    assert skipped
+    assert all("noisy-train-000000.tar/noisy1-000001.lq.png" in line for line in skipped)
+
+
+def test_image_smaller_than_the_patch_is_passed_over_by_name(shards: Path) -> None:
+    dataset = DrawDataset(
+        ShardSet(shards, "train"), {}, Mixture({"noisy": 3, "rainy": 3}, 0), random_patch(41)
+    )
+    with pytest.raises(TooManyBadSamples, match="48x40 is smaller than the patch of 41"):
+        dataset[0]
+
+
+def test_too_many_damaged_samples_stop_training(shards: Path) -> None:
+    data = data_module(shards)
+    with pytest.raises(TooManyBadSamples, match=r"data\.max_skipped_share"):
+        for _ in range(20):
+            data._count_skipped(["x"], world=1)
+
+
+def test_damaged_validation_sample_is_an_error(shards: Path) -> None:
+    spoil(shards, "rainy-val", "rainy0-000000")
+    with pytest.raises(BadImage, match=r"rainy-val-000000\.tar/rainy0-000000\.lq\.png"):
+        list(data_module(shards).val_dataloader())
+
+
+def test_mixed_sizes_in_a_batch_are_explained(shards: Path) -> None:
+    items = [
+        DrawDataset(ShardSet(shards, "train"), {}, Mixture({"noisy": 3, "rainy": 3}, 0), augment)[0]
+        for augment in (whole_image, random_patch(16))
+    ]
+    with pytest.raises(ValueError, match="set the stage's batch_size to 1"):
+        collate(items)
+
+
+def test_captions_reach_their_samples(shards: Path) -> None:
+    samples = ShardSet(shards, "train").all()
+    write_captions(
+        samples, shards, lambda images, sources: [f"a view: {s}" for s in sources], "test", 4
+    )
+    batch = next(batches(data_module(shards, captions=shards / CAPTIONS), 1))
+    assert len(set(batch.caption)) > 1
+    for caption, key in zip(batch.caption, batch.key, strict=True):
+        number = key.rsplit("/", 1)[1].split("-")[0][-1]
+        assert caption in {f"a view: noisy{number}.png", f"a view: rainy{number}.png"}
+
+
+def test_training_sample_without_caption_is_named(shards: Path) -> None:
+    samples = ShardSet(shards, "train").all()
+    write_captions(samples, shards, lambda images, sources: list(sources), "test", 4)
+    data = data_module(shards, captions=shards / CAPTIONS)
+    (shards / CAPTIONS).write_text("".join((shards / CAPTIONS).read_text().splitlines(True)[:1]))
+    with pytest.raises(ValueError, match=r"have no caption, the first is .*; run `make captions`"):
+        data.train_dataloader()
