@@ -57,11 +57,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[:1]
         raise ValueError(
             f"{path} is not opened: it is damaged, or holds more than tensors and plain values, "
-            f"which could run code ({type(error).__name__}: {''.join(reason)}); get it anew from "
-            "its source, as .safetensors where there is one"
+            f"which could run code ({type(error).__name__}); get it anew from its source, as "
+            ".safetensors where there is one"
         ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}

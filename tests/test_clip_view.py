@@ -68,11 +68,10 @@ def test_batch_is_its_images():
 
 
 def test_values_outside_the_range_are_clamped():
-    images = torch.full((1, 3, 40, 40), 1.02)
-    images[..., :20] = -0.02
-    view = levels(clip_view(images, 40))
-    torch.testing.assert_close(view[..., :20], torch.zeros(1, 3, 40, 20), rtol=0, atol=1e-3)
-    torch.testing.assert_close(view[..., 20:], torch.full((1, 3, 40, 20), 255.0))
+    images = torch.rand(1, 3, 40, 50, generator=torch.Generator().manual_seed(0)) * 1.4 - 0.2
+    assert torch.equal(clip_view(images, 32), clip_view(images.clamp(0, 1), 32))
+    assert levels(clip_view(images, 40)).min() == pytest.approx(0, abs=1e-3)
+    assert levels(clip_view(images, 40)).max() == pytest.approx(255, abs=1e-3)
 
 
 def test_half_precision_images_give_float32():
@@ -102,7 +101,7 @@ def test_random_views_are_seeded_and_differ():
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (200, 300), (300, 90)])
-@pytest.mark.parametrize("scale", [(0.9, 1.0), (0.2, 0.7)])
+@pytest.mark.parametrize("scale", [(0.9, 1.0), (0.2, 0.7), (0.3, 0.31)])
 def test_crops_are_distributed_as_torchvision_s(height, width, scale):
     """Means and spreads of place and size, over 4000 draws each, to five standard errors."""
     count = 4000
@@ -119,6 +118,16 @@ def test_crops_are_distributed_as_torchvision_s(height, width, scale):
         a, b = ours**moment, theirs**moment
         tolerance = 5 * ((a.var(dim=0) + b.var(dim=0)) / count).sqrt()
         assert ((a.mean(dim=0) - b.mean(dim=0)).abs() <= tolerance + 1e-9).all()
+
+
+def test_crops_lie_everywhere():
+    crops = random_crops(2000, 8, 8, (0.5, 0.6), generator(0))
+    for height in {crop.height for crop in crops}:
+        tops = {crop.top for crop in crops if crop.height == height}
+        assert tops == set(range(8 - height + 1))
+    for width in {crop.width for crop in crops}:
+        lefts = {crop.left for crop in crops if crop.width == width}
+        assert lefts == set(range(8 - width + 1))
 
 
 def generator(seed: int) -> torch.Generator:

@@ -161,7 +161,7 @@ def test_an_eleventh_file_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_faulty_file_is_named(
     text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = tmp_path / f"faulty_{abs(hash(text))}"
+    package = tmp_path / f"faulty_{tmp_path.name}"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "a_rainy.py").write_text('WORD = "rainy"\n\ndef degrade(clean, rng): ...\n')

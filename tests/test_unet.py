@@ -5,19 +5,19 @@ from typing import Any
 
 import pytest
 import torch
-from golden_vectors import golden_json, golden_tensors, relative_error
 from torch import Tensor, nn
 
 from modules.blocks import ChannelNorm, SpatialTransformer
 from modules.reference.unet import DEAD, convert_unet, infer_unet_config
 from modules.unet import ConditionalUNet
+from tests.golden_vectors import golden_json, golden_tensors, relative_error
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "unet_daclip_sde": {"multipliers": (1, 2, 1, 2), "context_dim": 32, "half_resolution": False},
     "unet_wild_ir": {"multipliers": (1, 1, 1, 2), "context_dim": 48, "half_resolution": True},
 }
 FULL = {"unet_daclip_sde": 48_975_747, "unet_wild_ir": 49_470_467}
-WITHOUT_DEAD = {"unet_daclip_sde": 47_728_003, "unet_wild_ir": 47_895_299}
+WITHOUT_DEAD = {"unet_daclip_sde": 47_728_003, "unet_wild_ir": 47_895_043}
 ACTIVATIONS = {
     "downs.2.2": "encoder.2.attention",
     "downs.3.2": "encoder.3.attention",
@@ -26,7 +26,9 @@ ACTIVATIONS = {
     "ups.0.2": "decoder.0.attention",
     "time_mlp": "time",
 }
-TOLERANCE = 1e-5  # the outputs' own float32 noise is 2e-6 to 3e-6 of the largest (`fp64_diff.json`)
+TOLERANCE = 1e-5
+"""Float32's own noise is 2e-6 to 3e-6 of the largest output (`fp64_diff.json`: 1.2e-5 at 6.03 and
+9.4e-6 at 3.43), and up to 5e-6 of the largest entry of a gradient."""
 
 Golden = tuple[str, ConditionalUNet, dict[str, Tensor]]
 
@@ -85,8 +87,8 @@ def test_outputs_agree(golden: Golden) -> None:
         "out.x64_multiple_of_16": {
             **inputs(io, slice(1)),
             "x_t": io["in.x64"],
-            "mu": io["in.x64"].flip(-1),
-            "t": t[:1],
+            "mu": io["in.x64"] / 2,
+            "t": 50,
         },
     }
     assert cases.keys() == {name for name in io if name.startswith("out.")}
@@ -112,3 +114,271 @@ def test_activations_agree(golden: Golden) -> None:
         hook.remove()
     for name in ACTIVATIONS:
         assert relative_error(found[name], io[f"act.{name}"]) < TOLERANCE, name
+
+
+def test_gradients_agree(golden: Golden) -> None:
+    name, network, io = golden
+    loss = network(**inputs(io), t=io["in.time"]).square().mean()
+    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    found = dict(zip(dict(network.named_parameters()), gradients, strict=True))
+    weights = golden_tensors(f"{name}/state_dict")
+    assert relative_error(loss, io["loss.mean_sq"]) < TOLERANCE
+
+    # The reference's gradients convert as its weights do, the missing ones standing at zero.
+    stored = {key.removeprefix("grad."): io[key] for key in io if key.startswith("grad.")}
+    expected = convert_unet(
+        {key: torch.zeros_like(value) for key, value in weights.items()} | stored
+    )
+    for key, value in expected.items():
+        if value.any():
+            assert relative_error(found[key], value) < TOLERANCE, key
+    live = sum(bool(value.any()) for value in expected.values())
+    assert live == len([key for key in stored if not key.endswith(DEAD)]) >= 9
+
+    norms = golden_json(f"{name}/grad_norms")
+    marked = {key: torch.full_like(value, norms[key]) for key, value in weights.items()}
+    for key, value in convert_unet(marked).items():
+        norm = value.flatten()[0]
+        assert relative_error(found[key].norm(), norm) < TOLERANCE, key
+
+
+def test_dead_weights_have_no_gradient(golden: Golden) -> None:
+    name, _, io = golden
+    norms = golden_json(f"{name}/grad_norms")
+    zero = {key for key, norm in norms.items() if norm == 0}
+    assert zero == {key for key in norms if key.endswith(DEAD)}
+    assert len(zero) == 3 * len(DEAD)
+    assert not io["grad.mid_attn.fn.fn.transformer_blocks.0.attn2.to_k.weight"].any()
+
+
+def test_float64_agrees_with_the_noise_floor(golden: Golden) -> None:
+    name, network, io = golden
+    exact = ConditionalUNet(**infer_unet_config(golden_tensors(f"{name}/state_dict"))).double()
+    exact.load_state_dict(network.state_dict())
+    double = {key: value.double() for key, value in inputs(io).items()}
+    with torch.no_grad():
+        difference = (exact(**double, t=io["in.time"]) - io["out.full"]).abs().max()
+    assert difference == pytest.approx(
+        golden_json(f"{name}/fp64_diff")["fp32_vs_fp64_eps1e-5"], rel=0.05
+    )
+
+
+# Conversion
+
+
+def full_state_dict(name: str) -> dict[str, Tensor]:
+    """The full network by names and shapes alone."""
+    shapes = golden_json(f"{name}/full_config_keys")["state_dict"]
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_full_networks_convert(name: str) -> None:
+    state_dict = full_state_dict(name)
+    config = infer_unet_config(state_dict)
+    assert config == {
+        "width": 64,
+        "multipliers": (1, 2, 4, 8),
+        "context_dim": 512 if name == "unet_daclip_sde" else 768,
+        "degradation_prompt": name == "unet_daclip_sde",
+        "half_resolution": name == "unet_wild_ir",
+        "channels": 3,
+    }
+    with torch.device("meta"):
+        network = ConditionalUNet(**config)
+    converted = convert_unet(state_dict)
+    network.load_state_dict(converted, assign=True)
+    dead = sum(value.numel() for key, value in state_dict.items() if key.endswith(DEAD))
+    counted = sum(value.numel() for value in network.parameters())
+    assert counted == sum(value.numel() for value in converted.values()) == WITHOUT_DEAD[name]
+    assert (
+        counted == golden_json(f"{name}/full_config_keys")["n_params"] - dead == FULL[name] - dead
+    )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_starts_at_zero(name: str) -> None:
+    zero = set(golden_json(f"{name}/full_config_keys")["zero_at_init"])
+    weights = golden_tensors(f"{name}/state_dict")
+    flags = {key: torch.full_like(value, float(key in zero)) for key, value in weights.items()}
+    state = ConditionalUNet(**infer_unet_config(weights)).state_dict()
+    for key, flag in convert_unet(flags).items():
+        assert bool(state[key].any()) != bool(flag.any()), key
+
+
+def test_conversion_keeps_every_other_tensor(golden: Golden) -> None:
+    weights = golden_tensors(f"{golden[0]}/state_dict")
+    converted = convert_unet(weights)
+    kept = [value.data_ptr() for key, value in weights.items() if not key.endswith(DEAD)]
+    assert sorted(value.data_ptr() for value in converted.values()) == sorted(kept)
+
+
+def test_other_architectures_are_refused() -> None:
+    weights = golden_tensors("unet_daclip_sde/state_dict")
+    with pytest.raises(
+        ValueError, match=r"missing: downs\.0\.3\.weight, init_conv\.weight, mid_attn"
+    ):
+        infer_unet_config({"conv1.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"unexpected: extra\.weight \(1\)"):
+        convert_unet({**weights, "extra.weight": torch.zeros(1)})
+    dead = "mid_attn.fn.fn.transformer_blocks.0.norm2.bias"
+    for name in ("ups.1.2.fn.norm.g", dead):
+        with pytest.raises(ValueError, match=rf"missing: {name} \(1\)"):
+            convert_unet({key: value for key, value in weights.items() if key != name})
+    with pytest.raises(ValueError, match=r"'prompt_mlp\.weight' has shape \[128, 64\] where"):
+        convert_unet({**weights, "prompt_mlp.weight": torch.zeros(128, 64)})
+
+
+# Laws of the network
+
+
+@pytest.mark.parametrize(("H", "W"), [(16, 16), (17, 31), (9, 13), (3, 3), (40, 5)])
+@pytest.mark.parametrize("half_resolution", [False, True])
+def test_any_size(H: int, W: int, half_resolution: bool) -> None:
+    network = small_network(half_resolution=half_resolution)
+    with torch.no_grad():
+        out = network(**small_inputs(1, H, W), t=3)
+    assert out.shape == (1, 3, H, W)
+    assert out.isfinite().all()
+
+
+def test_padding_reflects() -> None:
+    network, given = small_network(), small_inputs(1, 16, 16)
+    cut = {**given, "x_t": given["x_t"][..., :14, :15], "mu": given["mu"][..., :14, :15]}
+    for name in ("x_t", "mu"):
+        given[name][..., 14:, :] = given[name][..., [12, 11], :]
+        given[name][..., 15:] = given[name][..., [13]]
+    with torch.no_grad():
+        assert torch.equal(network(**cut, t=3), network(**given, t=3)[..., :14, :15])
+
+
+def test_times_may_be_int_float_or_tensor() -> None:
+    network, given = small_network(), small_inputs()
+    times: list[int | float | Tensor] = [
+        37,
+        37.0,
+        torch.tensor(37),
+        torch.tensor([37]),
+        torch.tensor([37, 37]),
+        torch.tensor([37.0, 37.0], dtype=torch.float64),
+    ]
+    with torch.no_grad():
+        outs = [network(**given, t=t) for t in times]
+        other = network(**given, t=torch.tensor([37, 38]))
+    assert all(torch.equal(out, outs[0]) for out in outs)
+    assert torch.equal(other[0], outs[0][0])
+    assert relative_error(other[1], outs[0][1]) > 1e-3
+
+
+def test_images_of_a_batch_do_not_mix() -> None:
+    network, given = randomised(small_network(multipliers=(1, 1, 1, 1))), small_inputs(3, 32, 32)
+    t = torch.tensor([1, 50, 100])
+    with torch.no_grad():
+        together = network(**given, t=t)
+        for i in range(3):
+            alone = network(**{name: value[i : i + 1] for name, value in given.items()}, t=t[i])
+            assert relative_error(alone, together[i : i + 1]) < 2e-6
+
+
+@pytest.mark.parametrize("name", ["degradation", "content"])
+def test_contexts_reach_the_output(name: str) -> None:
+    network, given = randomised(small_network()), small_inputs()
+    with torch.no_grad():
+        out = network(**given, t=3)
+        for changed in (None, -given[name]):
+            assert relative_error(network(**{**given, name: changed}, t=3), out) > 1e-5
+
+
+def test_network_without_prompt_does_not_use_the_degradation() -> None:
+    network, given = small_network(degradation_prompt=False), small_inputs()
+    with torch.no_grad():
+        assert torch.equal(network(**given, t=3), network(**{**given, "degradation": None}, t=3))
+
+
+def test_content_attention_is_attention_to_one_token() -> None:
+    """With any queries and keys at all, fused attention to one key gives its value."""
+    content, tokens = torch.randn(2, 16), torch.randn(2, 6, 64)
+    attention = SpatialTransformer(64, 16).content_attention
+    q, k, v = (
+        x.unflatten(-1, (2, 32)).transpose(1, 2)
+        for x in (tokens, torch.randn(2, 1, 64), attention.to_v(content)[:, None])
+    )
+    full = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    assert relative_error(attention(content).expand(-1, 6, -1), attention.to_out(full)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("dtype", "eps"),
+    [(torch.float64, 1e-5), (torch.float32, 1e-5), (torch.bfloat16, 1e-3), (torch.float16, 1e-3)],
+)
+def test_channel_norm_has_a_gain_alone_and_its_eps_depends_on_the_dtype(
+    dtype: torch.dtype, eps: float
+) -> None:
+    x = 0.02 * torch.randn(2, 8, 3, 5) + torch.linspace(-0.1, 0.1, 5)
+    norm = ChannelNorm(8)
+    nn.init.uniform_(norm.gain)
+    assert [name for name, _ in norm.named_parameters()] == ["gain"]
+    x = x.to(dtype)
+    mean, var = x.double().mean(1, keepdim=True), x.double().var(1, correction=0, keepdim=True)
+    expected = (x.double() - mean) / (var + eps).sqrt() * norm.gain.double()[:, None, None]
+    found = norm.to(dtype)(x)
+    assert found.dtype == dtype
+    assert relative_error(found, expected) < max(1e-6, torch.finfo(dtype).eps)
+
+
+def test_bfloat16_autocast_is_near(golden: Golden) -> None:
+    _, network, io = golden
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        out = network(**inputs(io), t=io["in.time"])
+    assert out.isfinite().all()
+    print(relative_error(out.float(), io["out.full"]))
+
+
+def test_channels_last_changes_nothing() -> None:
+    network, given = randomised(small_network()), small_inputs()
+    with torch.no_grad():
+        out = network(**given, t=3)
+        network.to(memory_format=torch.channels_last)
+        for name in ("x_t", "mu"):
+            given[name] = given[name].contiguous(memory_format=torch.channels_last)
+        assert relative_error(network(**given, t=3), out) < 2e-6
+
+
+def test_compiles_into_one_graph() -> None:
+    network, given = small_network(half_resolution=True), small_inputs()
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        for t in (3, torch.tensor([3, 50])):
+            assert torch.equal(compiled(**given, t=t), network(**given, t=t))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"width": 40}, "transformer of 80 channels does not divide into heads of 32"),
+        ({"width": 33}, "width must be even and at least 4, got 33"),
+        ({"multipliers": ()}, "multipliers must be one or more positive numbers"),
+        ({"multipliers": (1, 0)}, "multipliers must be one or more positive numbers"),
+        ({"context_dim": 0}, "context_dim=0"),
+        ({"channels": 0}, "channels=0"),
+    ],
+)
+def test_wrong_configurations_are_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small_network(**config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"content": torch.zeros(2, 17)}, r"content must be \[2, 16\], got \[2, 17\]; set"),
+        ({"degradation": torch.zeros(1, 16)}, r"degradation must be \[2, 16\], got \[1, 16\]"),
+        ({"mu": torch.zeros(2, 3, 16, 25)}, r"both be \[B, 3, H, W\]; got .*24\] and .*25\]"),
+        ({"x_t": torch.zeros(2, 1, 8, 8), "mu": torch.zeros(2, 1, 8, 8)}, "both be .B, 3, H, W."),
+        ({"x_t": torch.zeros(2, 3, 2, 9), "mu": torch.zeros(2, 3, 2, 9)}, "at least 3 pixels"),
+        ({"t": torch.tensor([1, 2, 3])}, r"t must be a number or \[2\], got \[3\]"),
+    ],
+)
+def test_wrong_inputs_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small_network()(**{**small_inputs(), "t": 3, **changes})

@@ -23,7 +23,7 @@ def degrade(clean: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def streaks(rng: np.random.Generator, shape: tuple[int, ...], angle: float) -> Floats:
-    """S = min(B * k, 1) `[H, W]`: sparse seeds B, each drawn out to the line k at `angle`."""
+    """S = min(B * k, 1) `[H, W]`: sparse seeds B drawn out to lines k that fade to their ends."""
     margin = LONGEST // 2 + 2
     wide = (shape[0] + 2 * margin, shape[1] + 2 * margin)
     density = rng.uniform(0.004, 0.012)
