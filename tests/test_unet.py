@@ -122,7 +122,7 @@ def test_gradients_agree(golden: Golden) -> None:
     gradients = torch.autograd.grad(loss, list(network.parameters()))
     found = dict(zip(dict(network.named_parameters()), gradients, strict=True))
     weights = golden_tensors(f"{name}/state_dict")
-    assert relative_error(loss, io["loss.mean_sq"]) < TOLERANCE
+    assert relative_error(loss.detach(), io["loss.mean_sq"]) < TOLERANCE
 
     # The reference's gradients convert as its weights do, the missing ones standing at zero.
     stored = {key.removeprefix("grad."): io[key] for key in io if key.startswith("grad.")}
@@ -331,7 +331,8 @@ def test_bfloat16_autocast_is_near(golden: Golden) -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         out = network(**inputs(io), t=io["in.time"])
     assert out.isfinite().all()
-    print(relative_error(out.float(), io["out.full"]))
+    # 5 to 6 of these percents are the channel norm's other eps (`fp64_diff.json`).
+    assert relative_error(out.float(), io["out.full"]) < 0.1
 
 
 def test_channels_last_changes_nothing() -> None:

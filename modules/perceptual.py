@@ -1,0 +1,102 @@
+"""Perceptual metrics, whose networks' weights may be absent: LPIPS (AlexNet) and FID (Inception).
+
+Nothing is fetched here. A weight file is looked for in torch's hub folder, `$TORCH_HOME/hub` or
+`~/.cache/torch/hub`, and read without executing code. Without it there is no metric but an
+`Unavailable` that says why, and what to do.
+"""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+import warnings
+from pathlib import Path
+
+import lpips  # type: ignore[import-untyped]
+import torch
+from torch import Tensor, nn
+from torch_fidelity.feature_extractor_inceptionv3 import (  # type: ignore[import-untyped]
+    URL_INCEPTION_V3,
+)
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchvision.models import AlexNet_Weights
+
+ALEXNET_URL: str = AlexNet_Weights.IMAGENET1K_V1.url
+INCEPTION_URL: str = URL_INCEPTION_V3
+
+
+class Unavailable(RuntimeError):
+    """A metric cannot be computed here; the message names the file, the reason and the remedy."""
+
+
+class LpipsAlex(nn.Module):
+    """LPIPS v0.1 on AlexNet (Zhang et al., CVPR 2018), always in evaluation mode.
+
+    Args:
+        backbone: torchvision's AlexNet state dict; the weights on top of it come with `lpips`.
+    """
+
+    def __init__(self, backbone: dict[str, Tensor]) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # lpips speaks torchvision's old dialect
+            self.network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+        slices = self.network.net
+        slices.load_state_dict(
+            {name: backbone[f"features.{name.split('.', 1)[1]}"] for name in slices.state_dict()}
+        )
+        self.requires_grad_(False).eval()
+
+    def forward(self, restored: Tensor, clean: Tensor) -> Tensor:
+        """Distances `[B]`, 0 or more, between float RGB images `[B, 3, H, W]` in [0, 1].
+
+        Images are not clamped; H and W must be at least 32.
+        """
+        distances: Tensor = self.network(restored, clean, normalize=True)
+        return distances.flatten()
+
+    def train(self, mode: bool = True) -> LpipsAlex:
+        """Do nothing: training mode would switch the dropout of lpips on."""
+        return super().train(False)
+
+
+def lpips_alex() -> LpipsAlex:
+    """LPIPS with pretrained weights, on the CPU.
+
+    Raises:
+        Unavailable: AlexNet's weight file is missing or unreadable.
+    """
+    return LpipsAlex(_load("LPIPS", ALEXNET_URL))
+
+
+def fid() -> FrechetInceptionDistance:
+    """Fréchet inception distance (Heusel et al., NeurIPS 2017), on the CPU.
+
+    Feed it uint8 RGB batches `[B, 3, H, W]`: `update(clean, real=True)` and
+    `update(restored, real=False)`, then `compute()`. Images are resized as TensorFlow did for
+    the published figures, without antialiasing.
+
+    Raises:
+        Unavailable: Inception's weight file is missing or unreadable.
+    """
+    weights = _load("FID", INCEPTION_URL)
+    with tempfile.TemporaryDirectory() as folder:
+        # The extractor would unpickle the fetched file unguarded; a copy of plain tensors is safe.
+        plain = Path(folder) / "inception.pth"
+        torch.save(weights, plain)
+        return FrechetInceptionDistance(feature_extractor_weights_path=str(plain), antialias=False)
+
+
+def _load(metric: str, url: str) -> dict[str, Tensor]:
+    """Read the hub's copy of a weight file."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    if not path.is_file():
+        raise Unavailable(f"{metric} needs the weight file {path}: fetch {url} and put it there")
+    try:
+        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise Unavailable(
+            f"{metric} cannot read the weight file {path} as plain tensors: remove it, "
+            f"fetch {url} anew and put it there"
+        ) from error
+    return weights

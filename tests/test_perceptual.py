@@ -1,0 +1,155 @@
+"""Perceptual metrics: with weight files of random networks, and without any."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
+from torchvision.models import alexnet
+
+from modules.perceptual import ALEXNET_URL, INCEPTION_URL, Unavailable, fid, lpips_alex
+
+ALEXNET, INCEPTION = "alexnet-owt-7be5be79.pth", "weights-inception-2015-12-05-6726825d.pth"
+
+metrics = pytest.mark.parametrize(
+    ("metric", "file"), [(lpips_alex, ALEXNET), (fid, INCEPTION)], ids=["lpips", "fid"]
+)
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty weight folder, and no way out to fetch anything."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a download was started")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def random_alexnet(checkpoints: Path) -> None:
+    torch.manual_seed(0)
+    weights = {
+        # What LPIPS does not use may take no space.
+        name: value if name.startswith("features") else torch.zeros(()).expand(value.shape)
+        for name, value in alexnet().state_dict().items()
+    }
+    torch.save(weights, checkpoints / ALEXNET)
+
+
+class RandomInception(FeatureExtractorInceptionV3):
+    """The extractor as initialised: it ignores the weights that its constructor insists on."""
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        pass
+
+
+@pytest.fixture
+def random_inception(checkpoints: Path) -> RandomInception:
+    torch.manual_seed(0)
+    torch.save({}, checkpoints / "none.pth")
+    path = str(checkpoints / "none.pth")
+    network = RandomInception("random", ["2048"], feature_extractor_weights_path=path)
+    torch.save(network.state_dict(), checkpoints / INCEPTION)
+    return network
+
+
+@metrics
+def test_a_missing_file_is_named_with_the_remedy(
+    metric: Callable[[], object], file: str, checkpoints: Path
+) -> None:
+    with pytest.raises(Unavailable) as raised:
+        metric()
+    message = str(raised.value)
+    assert str(checkpoints / file) in message
+    assert f"fetch https://{'/'.join(url_of(file))}" in message
+    assert not list(checkpoints.iterdir())
+
+
+def url_of(file: str) -> list[str]:
+    (url,) = (url for url in (ALEXNET_URL, INCEPTION_URL) if url.endswith(f"/{file}"))
+    return url.removeprefix("https://").split("/")
+
+
+@metrics
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 cut short"])
+def test_a_broken_file_is_named_with_the_remedy(
+    metric: Callable[[], object], file: str, content: bytes, checkpoints: Path
+) -> None:
+    (checkpoints / file).write_bytes(content)
+    with pytest.raises(Unavailable, match=f"cannot read.*{file}.*remove it, fetch"):
+        metric()
+
+
+class Trap:
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (self.folder,)
+
+
+@metrics
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap))]
+)
+def test_a_file_that_holds_code_is_not_executed(
+    metric: Callable[[], object],
+    file: str,
+    save: Callable[[Trap, Path], object],
+    checkpoints: Path,
+) -> None:
+    trapped = checkpoints / "trapped"
+    save(Trap(trapped), checkpoints / file)
+    with pytest.raises(Unavailable, match="as plain tensors"):
+        metric()
+    assert not trapped.exists()
+
+
+@pytest.mark.usefixtures("random_alexnet")
+def test_lpips_measures_a_distance() -> None:
+    distance = lpips_alex()
+    x, y = torch.rand((2, 3, 3, 40, 64), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(distance(x, x), torch.zeros(3))
+    assert (distance(x, y) > 0).all()
+    assert torch.allclose(distance(x, y), distance(y, x))
+    nearer = distance(x, x + 0.1 * (y - x))
+    assert (nearer < distance(x, y)).all()
+    expected = learned_perceptual_image_patch_similarity(
+        x, y, net_type="alex", normalize=True, reduction="sum"
+    )
+    assert distance(x, y).sum().item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.usefixtures("random_alexnet")
+def test_lpips_never_trains() -> None:
+    distance = lpips_alex().train()
+    x, y = torch.rand((2, 1, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(distance(x, y), distance(x, y))
+    assert not any(parameter.requires_grad for parameter in distance.parameters())
+    # Values outside [0, 1] count as they are.
+    assert not torch.equal(distance(x + 1, y), distance((x + 1).clamp(0, 1), y))
+
+
+def test_fid_takes_its_features_from_the_file(random_inception: RandomInception) -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean, restored = torch.randint(0, 256, (2, 2, 3, 48, 64), generator=generator).byte()
+    metric = fid()
+    metric.update(clean, real=True)
+    metric.update(restored, real=False)
+    # torch-fidelity resizes as the published figures were made.
+    for features, images in (
+        (metric.real_features_sum, clean),
+        (metric.fake_features_sum, restored),
+    ):
+        (expected,) = random_inception(images)
+        assert torch.allclose(features, expected.double().sum(0), rtol=1e-4)
