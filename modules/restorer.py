@@ -23,6 +23,10 @@ class Denoiser(NamedTuple):
     tables: Tables
     parameterisation: Parameterisation
 
+    def to(self, device: torch.device) -> Denoiser:
+        """The same with its network and tables on a device."""
+        return self._replace(network=self.network.to(device), tables=self.tables.to(device))
+
     def __call__(
         self, x_t: Tensor, mu: Tensor, t: int | Tensor, embeddings: Embeddings
     ) -> Prediction:

@@ -81,8 +81,9 @@ class RestorerModule(LightningModule):
         self.psnr, self.psnr_degraded = MeanMetric(), MeanMetric()
 
     def on_fit_start(self) -> None:
-        """Bring the frozen controller to the device of the network."""
+        """Bring what is no submodule to the device of the network."""
         self._controller.to(self.device)
+        self._denoiser = self._denoiser.to(self.device)
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Loss at a uniformly random time in 1..T for each image."""

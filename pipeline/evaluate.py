@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +22,11 @@ from datamodules.images import encode_png
 from datamodules.pairs import stable_seed
 from datamodules.reader import ShardSet
 from modules.metrics import score_pair
-from modules.perceptual import Unavailable, fid, lpips_alex
 from modules.restorer import Controller, Denoiser, Sampling, restore
 from modules.samplers import sampler
 from pipeline.config import Config
 from pipeline.models import load_controller, load_restorer
+from pipeline.perceptual import Perceptual, fid_of, load_perceptual, lpips_of
 from pipeline.report import restored_path, write_report
 from pipeline.stages import REPORT, SHARDS, controller_weights, restorer_weights
 from pipeline.summary import Row, summarise, text_table
@@ -50,15 +51,14 @@ def load_models(config: Config) -> Models:
     controller_path, restorer_path = controller_weights(config), restorer_weights(config)
     cuda = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    denoiser = load_restorer(restorer_path, controller_path)
-    denoiser.network.to(device)
+    denoiser = load_restorer(restorer_path, controller_path).to(device)
     sampling = Sampling(sampler(config.sampling.method), config.sampling.calls)
     return Models(load_controller(controller_path).to(device), denoiser, sampling, device)
 
 
 def run(config: Config, folder: Path) -> None:
     """Evaluate on the validation split."""
-    models = load_models(config)
+    models, perceptual = load_models(config), load_perceptual()
     shards = ShardSet(SHARDS.folder(config), "val")
     rows = _read_rows(folder / ROWS)
     done = {row.key for row in rows}
@@ -71,17 +71,21 @@ def run(config: Config, folder: Path) -> None:
     )
     with (folder / ROWS).open("a", encoding="utf-8") as file:
         for batch in tqdm(loader, desc="evaluate", unit="batch"):
-            for row in _evaluate(batch, models, config, folder):
+            for row in _evaluate(batch, models, perceptual, config, folder):
                 rows.append(row)
                 file.write(json.dumps(asdict(row)) + "\n")
             file.flush()
-    summary = summarise(rows, models.controller.words, _missing())
+    found = partial(restored_path, folder / RESTORED)
+    fid = fid_of(perceptual.fid, shards, found) if perceptual.fid else {}
+    summary = summarise(rows, models.controller.words, perceptual.missing, fid)
     write_json(folder / "metrics.json", summary.to_json())
     write_report(folder / REPORT, summary, rows, shards, folder / RESTORED, config)
     log.info("%s\nreport: %s", text_table(summary), folder / REPORT)
 
 
-def _evaluate(batch: Batch, models: Models, config: Config, folder: Path) -> Iterator[Row]:
+def _evaluate(
+    batch: Batch, models: Models, perceptual: Perceptual, config: Config, folder: Path
+) -> Iterator[Row]:
     degraded = batch.lq.to(models.device).float() / 255
     started = time.perf_counter()
     with torch.inference_mode():
@@ -102,10 +106,17 @@ def _evaluate(batch: Batch, models: Models, config: Config, folder: Path) -> Ite
             source=batch.source[i],
             found=models.controller.words[int(found[i])],
             probability=float(probability[i]),
-            degraded=score_pair(batch.lq[i], batch.gt[i], border)._asdict(),
-            restored=score_pair(pixels[i], batch.gt[i], border)._asdict(),
+            degraded=_scores(batch.lq[i], batch.gt[i], border, perceptual),
+            restored=_scores(pixels[i], batch.gt[i], border, perceptual),
             seconds=seconds,
         )
+
+
+def _scores(image: Tensor, clean: Tensor, border: int, perceptual: Perceptual) -> dict[str, float]:
+    scores = score_pair(image, clean, border)._asdict()
+    if perceptual.lpips:
+        scores["lpips"] = lpips_of(perceptual.lpips, image, clean)
+    return scores
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -120,7 +131,3 @@ def _read_rows(path: Path) -> list[Row]:
     with path.open("r+b") as file:
         file.truncate(file.read().rfind(b"\n") + 1)
     return [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _missing() -> dict[str, str]:
-    return {}

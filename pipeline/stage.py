@@ -156,9 +156,7 @@ def _move_aside(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> 
 def _changes(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     """The names of the settings and inputs in which two records differ."""
     before, after = (
-        {"seed": record.get("seed")}
-        | _flat(record.get("config", {}))
-        | record.get("inputs", {})
+        {"seed": record.get("seed")} | _flat(record.get("config", {})) | record.get("inputs", {})
         for record in (found, wanted)
     )
     names = [key for key in sorted(before | after) if before.get(key) != after.get(key)]

@@ -52,19 +52,27 @@ class Summary:
     seconds_per_image: float
     missing: Mapping[str, str]
     """Metrics that were not computed, each with the reason."""
+    fid: Mapping[str, float]
+    """FID of each task's restored images, where it is available."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
 
 
-def summarise(rows: Sequence[Row], words: Sequence[str], missing: Mapping[str, str]) -> Summary:
+def summarise(
+    rows: Sequence[Row],
+    words: Sequence[str],
+    missing: Mapping[str, str],
+    fid: Mapping[str, float],
+) -> Summary:
     """Average rows over tasks, and tasks over the whole.
 
     Args:
         rows: at least one.
         words: the degradations the controller tells apart.
         missing: metrics that were not computed, each with the reason.
+        fid: of each task, empty where it is missing.
     """
     by_word = {word: [row for row in rows if row.word == word] for word in words}
     tasks = [_task(word, found) for word, found in by_word.items() if found]
@@ -84,6 +92,7 @@ def summarise(rows: Sequence[Row], words: Sequence[str], missing: Mapping[str, s
         accuracy=fmean(row.word == row.found for row in rows),
         seconds_per_image=fmean(row.seconds for row in rows),
         missing=missing,
+        fid=fid,
     )
 
 

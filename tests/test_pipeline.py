@@ -132,9 +132,7 @@ def test_restoring_is_reproducible(finished: Path, tmp_path: Path, save_image: o
         (["restore.input=x.png", "restore.output=."], "x.png"),
     ],
 )
-def test_what_cannot_be_restored_is_named(
-    finished: Path, overrides: list[str], named: str
-) -> None:
+def test_what_cannot_be_restored_is_named(finished: Path, overrides: list[str], named: str) -> None:
     result = call(finished, "restore", *overrides)
     assert result.returncode == 1
     assert named in result.stderr

@@ -24,7 +24,7 @@ WORDS = ["hazy", "rainy", "snowy"]
 
 
 def test_tasks_weigh_equally_in_the_mean() -> None:
-    summary = summarise(ROWS, WORDS, {})
+    summary = summarise(ROWS, WORDS, {}, {})
     assert [(task.word, task.images) for task in summary.tasks] == [("hazy", 3), ("rainy", 1)]
     assert summary.tasks[0].degraded["psnr"] == pytest.approx(15)
     assert summary.tasks[0].restored["psnr"] == pytest.approx(17)
@@ -33,13 +33,13 @@ def test_tasks_weigh_equally_in_the_mean() -> None:
 
 
 def test_confusion_counts_truth_by_row() -> None:
-    summary = summarise(ROWS, WORDS, {})
+    summary = summarise(ROWS, WORDS, {}, {})
     assert summary.confusion == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
     assert summary.accuracy == pytest.approx(3 / 4)
 
 
 def test_table_shows_gains_and_what_is_missing() -> None:
-    table = text_table(summarise(ROWS, WORDS, {"LPIPS": "no weights"}))
+    table = text_table(summarise(ROWS, WORDS, {"LPIPS": "no weights"}, {}))
     lines = table.splitlines()
     assert "15.00 -> 17.00 ( +2.00)" in lines[1]
     assert lines[3].startswith("mean")
