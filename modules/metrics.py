@@ -54,8 +54,9 @@ def luma(image: Tensor) -> Tensor:
 
     Takes `[3, H, W]` in 0..255 and returns `[1, H, W]` in 16..235.
     """
-    red, green, blue = image
-    return (16 + (65.481 * red + 128.553 * green + 24.966 * blue) / 255)[None]
+    weight = torch.tensor([65.481, 128.553, 24.966], dtype=image.dtype, device=image.device)
+    weighted: Tensor = torch.tensordot(weight, image, dims=1)
+    return 16 + weighted[None] / 255
 
 
 def psnr(x: Tensor, y: Tensor) -> float:
@@ -75,7 +76,8 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     covariance = mean_xy - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + c_1) / (mean_x**2 + mean_y**2 + c_1)
     contrast_structure = (2 * covariance + c_2) / (var_x + var_y + c_2)
-    return (luminance * contrast_structure).mean(dim=(-2, -1))
+    similarity: Tensor = luminance * contrast_structure
+    return similarity.mean(dim=(-2, -1))
 
 
 def _blur(planes: Tensor) -> Tensor:

@@ -12,14 +12,14 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import lpips  # type: ignore[import-untyped]
+import lpips
 import torch
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import (  # type: ignore[import-untyped]
     URL_INCEPTION_V3,
 )
 from torchmetrics.image.fid import FrechetInceptionDistance
-from torchvision.models import AlexNet_Weights
+from torchvision.models import AlexNet_Weights  # type: ignore[import-untyped]
 
 ALEXNET_URL: str = AlexNet_Weights.IMAGENET1K_V1.url
 INCEPTION_URL: str = URL_INCEPTION_V3
@@ -50,7 +50,7 @@ class LpipsAlex(nn.Module):
     def forward(self, restored: Tensor, clean: Tensor) -> Tensor:
         """Distances `[B]`, 0 or more, between float RGB images `[B, 3, H, W]` in [0, 1].
 
-        Images are not clamped; H and W must be at least 32.
+        Images are not clamped; H and W must be at least 31.
         """
         distances: Tensor = self.network(restored, clean, normalize=True)
         return distances.flatten()

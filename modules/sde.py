@@ -185,9 +185,9 @@ def forward_step(tables: Tables, x: Tensor, mu: Tensor, t: Time, noise: Tensor) 
 def reverse_sde_mean(
     tables: Tables, x_t: Tensor, mu: Tensor, score_t: Tensor, t: Time, s: Time
 ) -> Tensor:
-    """x_t - h (mu - x_t) + 2 lambda^2 h score: mean of a reverse Euler-Maruyama step t -> s."""
+    """x_t - (h (mu - x_t) - 2 lambda^2 h score): mean of a reverse Euler-Maruyama step t -> s."""
     h = elapsed(tables, t, s)
-    return x_t - h * (mu - x_t) + 2 * tables.lambda_**2 * h * score_t
+    return x_t - (h * (mu - x_t) - 2 * tables.lambda_**2 * h * score_t)
 
 
 def reverse_sde_step(
@@ -202,9 +202,9 @@ def reverse_sde_step(
 def reverse_ode_step(
     tables: Tables, x_t: Tensor, mu: Tensor, score_t: Tensor, t: Time, s: Time
 ) -> Tensor:
-    """x_t - h (mu - x_t) + lambda^2 h score: Euler step of the probability-flow ODE."""
+    """x_t - (h (mu - x_t) - lambda^2 h score): Euler step of the probability-flow ODE."""
     h = elapsed(tables, t, s)
-    return x_t - h * (mu - x_t) + tables.lambda_**2 * h * score_t
+    return x_t - (h * (mu - x_t) - tables.lambda_**2 * h * score_t)
 
 
 def optimum_step(tables: Tables, x_t: Tensor, x_0: Tensor, mu: Tensor, t: Time, s: Time) -> Tensor:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_vectors import golden_tensors, relative_error
 from torch import Tensor
 
 from modules.prediction import Prediction, parameterisation
@@ -22,9 +21,11 @@ from modules.samplers import (
     uniform_times,
 )
 from modules.sde import SCHEDULES, Tables, at, make_tables, noise_from_data
+from tests.golden_vectors import golden_tensors, relative_error
 
 INPUTS = golden_tensors("irsde/inputs")
 X_0, MU = INPUTS["x0"], INPUTS["mu"]
+TINY = golden_tensors("irsde/tinynet")
 DRAWS = golden_tensors("irsde/cosine")["traj.randn_seed13"]
 
 names = pytest.mark.parametrize("name", sorted(SAMPLERS))
@@ -36,12 +37,10 @@ schedules = pytest.mark.parametrize("schedule", sorted(SCHEDULES))
 
 def tiny_network(x: Tensor, mu: Tensor, t: float) -> Tensor:
     """The reference vectors' noise predictor."""
-    weights = golden_tensors("irsde/tinynet")
-    hidden = F.conv2d(torch.cat([x - mu, mu], 1), weights["c1.weight"], weights["c1.bias"], 1, 1)
-    hidden = F.silu(hidden + t / 100 * weights["tvec_bias"].reshape(1, -1, 1, 1))
-    return (
-        5 * (x - mu) + 0.5 * F.conv2d(hidden, weights["c2.weight"], weights["c2.bias"], 1, 1).tanh()
-    )
+    hidden = F.conv2d(torch.cat([x - mu, mu], 1), TINY["c1.weight"], TINY["c1.bias"], padding=1)
+    hidden = F.silu(hidden + t / 100 * TINY["tvec_bias"].reshape(1, -1, 1, 1))
+    bounded = F.conv2d(hidden, TINY["c2.weight"], TINY["c2.bias"], padding=1).tanh()
+    return 5 * (x - mu) + 0.5 * bounded
 
 
 def reference_model(kind: str, tables: Tables) -> Model:
@@ -173,8 +172,8 @@ def test_every_state_converges_to_its_law(name: str, schedule: str) -> None:
 @pytest.mark.parametrize("calls", [10, 100])
 def test_samples_have_the_law_of_their_steps(name: str, calls: int) -> None:
     """The loop starts from the prior and draws each step's noise anew and independently."""
-    tables, count = make_tables(dtype=torch.float64), 100_000
-    mu = torch.full((1, 1, 200, count // 200), DEGRADED, dtype=torch.float64)
+    tables, count = make_tables(dtype=torch.float64), 30_000
+    mu = torch.full((1, 1, 150, count // 150), DEGRADED, dtype=torch.float64)
     generator, times = torch.Generator().manual_seed(7), uniform_times(100, calls)
 
     def noise(like: Tensor) -> Tensor:
@@ -192,8 +191,10 @@ def test_posterior_with_the_right_image_has_every_law_right(
     schedule: str, times: list[int]
 ) -> None:
     """Given x_0 itself, x_s ~ N(E[x_s | x_0], sigma_bar_s^2) after steps of any size."""
-    tables, count = make_tables(schedule, dtype=torch.float64), 40_000
-    x_0, mu = (torch.full((1, 1, 200, 200), v, dtype=torch.float64) for v in (MEAN, DEGRADED))
+    tables, count = make_tables(schedule, dtype=torch.float64), 30_000
+    x_0, mu = (
+        torch.full((1, 1, 150, count // 150), v, dtype=torch.float64) for v in (MEAN, DEGRADED)
+    )
     generator = torch.Generator().manual_seed(3)
 
     def noise(like: Tensor) -> Tensor:
@@ -254,6 +255,8 @@ def test_uniform_times_fall_strictly_and_evenly() -> None:
         assert (times[0], times[-1], len(times)) == (T, 0, calls + 1)
         gaps = {t - s for t, s in itertools.pairwise(times)}
         assert gaps <= {math.floor(T / calls), math.ceil(T / calls)}
+        exact = [T - i * T / calls for i in range(calls + 1)]
+        assert all(abs(t - e) <= 0.5 for t, e in zip(times, exact, strict=True))
     assert uniform_times(100, 4) == [100, 75, 50, 25, 0]
 
 
@@ -273,6 +276,15 @@ def test_times_that_miss_the_ends_are_refused(times: list[int]) -> None:
 def test_times_that_do_not_fall_are_refused(times: list[int]) -> None:
     with pytest.raises(ValueError, match=r"fall strictly.*0\.\.100"):
         sample_at(times)()
+
+
+def test_times_below_the_clean_image_are_refused() -> None:
+    tables = make_tables()
+    states = sample_states(
+        sampler("ode"), tables, gaussian_model(tables), MU, MU, [100, -1], torch.zeros_like
+    )
+    with pytest.raises(ValueError, match=r"within 0\.\.100"):
+        next(states)
 
 
 @pytest.mark.parametrize("calls", [0, 101, -1])

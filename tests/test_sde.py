@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from golden_vectors import golden_tensors, relative_error
 from torch import Tensor
 
 from modules import sde
 from modules.sde import SCHEDULES, Tables, make_tables
+from tests.golden_vectors import golden_tensors, relative_error
 
 TIMES = (1, 2, 37, 99, 100)
 EXACT = make_tables(dtype=torch.float64)
