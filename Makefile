@@ -34,7 +34,7 @@ $(READY): requirements.txt requirements-build.txt pyproject.toml
 
 demo: ## run the whole chain offline on embedded photographs, ending in a report and a restored photo
 	@$(MAKE) --no-print-directory train-all EXPERIMENT=demo
-	@$(MAKE) --no-print-directory restore EXPERIMENT=demo INPUT=docs/rainy.png OUTPUT=outputs/demo/restored
+	@$(MAKE) --no-print-directory restore EXPERIMENT=demo INPUT=outputs/demo/evaluation/examples OUTPUT=outputs/demo/restored
 
 shards: $(READY) ## pairs of images into WebDataset shards
 	@$(RUN) shards $(SETTINGS)

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 ROWS = "rows.jsonl"
 RESTORED = "restored"
+EXAMPLES = "examples"
+"""Folder of a degraded image of each task, to try `make restore` on."""
 
 
 class Models(NamedTuple):
@@ -75,6 +77,9 @@ def run(config: Config, folder: Path) -> None:
                 rows.append(row)
                 file.write(json.dumps(asdict(row)) + "\n")
             file.flush()
+    for word, addresses in shards.tasks.items():
+        with atomic_write(folder / EXAMPLES / f"{word}.png") as picture:
+            picture.write(addresses[0].read("lq.png"))
     found = partial(restored_path, folder / RESTORED)
     fid = fid_of(perceptual.fid, shards, found) if perceptual.fid else {}
     summary = summarise(rows, models.controller.words, perceptual.missing, fid)

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from datamodules.images import read_image
-from tests.conftest import TINY_RUN
+from pipeline.models import BadModel, load_controller, load_restorer
+from tests.conftest import TINY_RUN, photograph
 
 STAGES = ["shards", "captions", "train-controller", "train-restorer", "evaluate"]
 
@@ -96,10 +98,6 @@ def test_killed_training_goes_on_as_if_undisturbed(
 def test_photographs_are_restored(finished: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
-    from PIL import Image
-
-    from tests.conftest import photograph
-
     Image.fromarray(photograph(37, 51)).save(photos / "a.jpg")
     Image.fromarray(photograph(50, 40)[..., 0]).save(photos / "grey.png")
     (photos / "broken.png").write_bytes(b"no image")
@@ -156,8 +154,6 @@ def test_unknown_key_stops_before_any_work(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_checkpoint_of_another_architecture_is_refused(finished: Path, tmp_path: Path) -> None:
-    from pipeline.models import BadModel, load_controller, load_restorer
-
     controller = finished / "controller" / "model.safetensors"
     with pytest.raises(BadModel, match=r"restorer/model\.safetensors is no controller of ours"):
         load_controller(finished / "restorer" / "model.safetensors")

@@ -1,0 +1,111 @@
+"""What the LightningModules are made of: schedule, groups, randomness, restoring in batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from modules.daclip import build_daclip
+from modules.optim import decay_groups, warmup_cosine
+from modules.prediction import parameterisation
+from modules.randomness import step_generator
+from modules.restorer import Controller, Denoiser, Sampling, restore
+from modules.restorer_module import LOSSES
+from modules.samplers import sampler
+from modules.sde import diffuse, make_tables
+from modules.unet import ConditionalUNet
+
+TINY_CLIP = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def controller() -> Controller:
+    torch.manual_seed(0)
+    return Controller(build_daclip(TINY_CLIP), ["hazy", "rainy", "snowy"])
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> Denoiser:
+    torch.manual_seed(0)
+    network = ConditionalUNet(width=32, multipliers=(1, 1), context_dim=32).eval()
+    return Denoiser(network, make_tables(), parameterisation("data"))
+
+
+def test_schedule_rises_then_falls_to_its_floor() -> None:
+    rates = [warmup_cosine(step, warmup=10, total=110, floor=0.1) for step in range(130)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10] == 1
+    assert rates[60] == pytest.approx(0.55)
+    assert rates[110:] == pytest.approx([0.1] * 20)
+    assert warmup_cosine(0, warmup=0, total=5, floor=0) == 1
+
+
+def test_weight_decay_spares_vectors_and_frozen_parameters_are_left_out() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2), nn.Linear(2, 2))
+    model[2].requires_grad_(False)
+    decayed, spared = decay_groups(model.parameters())
+    assert [tuple(p.shape) for p in decayed["params"]] == [(2, 3)]
+    assert [tuple(p.shape) for p in spared["params"]] == [(2,), (2,), (2,)]
+    assert spared["weight_decay"] == 0
+    assert "weight_decay" not in decayed
+
+
+def test_step_randomness_depends_on_seed_step_and_rank_alone() -> None:
+    cpu = torch.device("cpu")
+    draws = {
+        where: torch.rand(4, generator=step_generator(cpu, *where))
+        for where in [(0, 5, 0), (0, 6, 0), (0, 5, 1), (1, 5, 0)]
+    }
+    again = torch.rand(4, generator=step_generator(cpu, 0, 5, 0))
+    assert torch.equal(draws[0, 5, 0], again)
+    assert len({tuple(draw.tolist()) for draw in draws.values()}) == 4
+
+
+def test_image_is_restored_alike_alone_and_in_a_batch(
+    controller: Controller, denoiser: Denoiser
+) -> None:
+    degraded = torch.rand(3, 3, 40, 48, generator=torch.Generator().manual_seed(1))
+    sampling = Sampling(sampler("posterior"), calls=3)
+    with torch.inference_mode():
+        batch = restore(denoiser, controller.embed(degraded), degraded, sampling, [7, 8, 9])
+        alone = restore(denoiser, controller.embed(degraded[1:2]), degraded[1:2], sampling, [8])
+        other = restore(denoiser, controller.embed(degraded[1:2]), degraded[1:2], sampling, [9])
+    torch.testing.assert_close(alone, batch[1:2], rtol=0, atol=1e-5)
+    assert not torch.equal(alone, other)
+    assert batch.min() >= 0
+    assert batch.max() <= 1
+
+
+def test_probabilities_follow_the_nearest_word(controller: Controller) -> None:
+    embeddings = controller.embed(torch.rand(2, 3, 40, 40))
+    like_rainy = embeddings._replace(degradation=controller._texts[[1, 1]] * 5)
+    probabilities = controller.probabilities(like_rainy)
+    assert probabilities.sum(dim=1).tolist() == pytest.approx([1, 1])
+    assert probabilities.argmax(dim=1).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("target", ["noise", "data", "velocity"])
+def test_losses_prefer_the_right_prediction(target: str) -> None:
+    tables = make_tables(dtype=torch.float64)
+    x_0, mu, noise = torch.rand(3, 2, 3, 8, 8, dtype=torch.float64).unbind()
+    t = torch.tensor([2, 90])
+    x_t = diffuse(tables, x_0, mu, t, noise)
+    alpha, beta = (
+        v.reshape(-1, 1, 1, 1) for v in (tables.alpha[t], (1 - tables.alpha[t] ** 2).sqrt())
+    )
+    u_0 = (x_0 - mu) / tables.lambda_
+    right = {"noise": noise, "data": x_0 - mu, "velocity": alpha * noise - beta * u_0}[target]
+    losses = {
+        name: [
+            loss(tables, parameterisation(target)(tables, output, x_t, mu, t), x_t, x_0, mu, t)
+            for output in (right, right + 0.1)
+        ]
+        for name, loss in LOSSES.items()
+    }
+    assert losses["data"][0] < 1e-6
+    assert all(exact < 0.5 * off for exact, off in losses.values())
