@@ -8,12 +8,13 @@ INPUT ?=
 OUTPUT ?= restored
 
 BIN := .venv/bin
+PACKAGES := .venv/.packages
 READY := .venv/.ready
 RUN = $(BIN)/python -m pipeline
 SETTINGS = experiment=$(EXPERIMENT) $(ARGS)
 
 .PHONY: help setup demo test test-quick check lint types layers shards captions train-controller \
-	train-restorer evaluate restore train-all lock clean
+	train-restorer evaluate restore train-all clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -21,7 +22,7 @@ help: ## list the targets
 
 setup: $(READY) ## make the virtual environment with everything in it (done by every other target)
 
-$(READY): requirements.txt requirements-build.txt pyproject.toml
+$(PACKAGES): requirements.txt requirements-build.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than 3.11; give another one as PYTHON=..."; exit 1; }
 	@$(PYTHON) -m venv --clear .venv || \
@@ -29,6 +30,9 @@ $(READY): requirements.txt requirements-build.txt pyproject.toml
 	@echo "installing about 6 GB of packages into .venv, once ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \
 		-r requirements-build.txt -r requirements.txt
+	@touch $@
+
+$(READY): $(PACKAGES) pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 

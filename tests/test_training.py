@@ -103,7 +103,7 @@ def test_losses_prefer_the_right_prediction(target: str) -> None:
     losses = {
         name: [
             loss(tables, parameterisation(target)(tables, output, x_t, mu, t), x_t, x_0, mu, t)
-            for output in (right, right + 0.1)
+            for output in (right, right + 1)
         ]
         for name, loss in LOSSES.items()
     }
