@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("command", choices=[*STAGES, "restore"])
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="see conf/config.yaml")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         config = load_config(arguments.overrides)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from datamodules.datasets import Batch, WholeDataset, collate
 from datamodules.files import atomic_write, write_json
 from datamodules.images import encode_png
+from datamodules.mixture import ShareSampler
 from datamodules.pairs import stable_seed
 from datamodules.reader import ShardSet
 from modules.metrics import score_pair
@@ -68,6 +69,7 @@ def run(config: Config, folder: Path) -> None:
     loader = DataLoader(
         WholeDataset(todo, {}),
         batch_size=config.evaluate.batch_size,
+        sampler=ShareSampler(len(todo), rank=0, world=1),
         num_workers=config.workers,
         collate_fn=collate,
     )
