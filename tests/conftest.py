@@ -20,6 +20,7 @@ TINY_RUN = [
     "shards.source.photos.val=[coffee]",
     "clip.architecture.embed_dim=32",
     "clip.architecture.vision_cfg.image_size=32",
+    "clip.architecture.vision_cfg.patch_size=8",
     "clip.architecture.vision_cfg.width=32",
     "clip.architecture.vision_cfg.layers=2",
     "clip.architecture.text_cfg.width=16",
