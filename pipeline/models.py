@@ -11,6 +11,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from hydra.utils import get_object
 from torch import Tensor, nn
 
 from datamodules.files import atomic_write, file_hash
@@ -18,7 +19,7 @@ from modules.daclip import DaClip, build_daclip
 from modules.prediction import parameterisation
 from modules.restorer import Controller, Denoiser
 from modules.sde import make_tables
-from pipeline.config import RestorerConfig, SdeConfig, build
+from pipeline.config import RestorerConfig, SdeConfig
 
 FORMAT = "daclip-lightning/1"
 NETWORK_PACKAGE = "modules."
@@ -85,9 +86,18 @@ def build_network(node: Mapping[str, Any]) -> nn.Module:
     Raises:
         BadModel: its class is not one of ours.
     """
-    if not str(node["_target_"]).startswith(NETWORK_PACKAGE):
-        raise BadModel(f"network {node['_target_']!r} does not lie in {NETWORK_PACKAGE}*")
-    network: nn.Module = build(node)
+    target = str(node["_target_"])
+    kind = get_object(target) if target.startswith(NETWORK_PACKAGE) else None
+    # A name may lead through one of our modules to anything it imports, hence the second look;
+    # and the arguments are plain values: a `_target_` among them is not followed.
+    if (
+        not isinstance(kind, type)
+        or not issubclass(kind, nn.Module)
+        or not kind.__module__.startswith(NETWORK_PACKAGE)
+    ):
+        raise BadModel(f"network {target!r} is no network class of {NETWORK_PACKAGE}*")
+    arguments = {name: value for name, value in node.items() if name != "_target_"}
+    network: nn.Module = kind(**arguments)
     return network.to(memory_format=torch.channels_last)
 
 

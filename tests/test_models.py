@@ -1,0 +1,33 @@
+"""A network named in a model file is one of our classes, and nothing it names is executed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modules.unet import ConditionalUNet
+from pipeline.models import BadModel, build_network
+
+UNET = {"_target_": "modules.unet.ConditionalUNet", "width": 32, "multipliers": [1, 1]}
+
+
+def test_own_network_is_built() -> None:
+    assert isinstance(build_network(UNET), ConditionalUNet)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "modules.restorer.torch.hub.load", "modules.captioners.Path", "torch.nn.Linear"],
+)
+def test_anything_else_is_refused(target: str) -> None:
+    with pytest.raises(BadModel, match="is no network class"):
+        build_network({"_target_": target})
+
+
+def test_target_among_the_arguments_is_not_executed(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    nested = {"_target_": "os.mkdir", "path": str(made)}
+    with pytest.raises((TypeError, ValueError)):
+        build_network(UNET | {"width": nested})
+    assert not made.exists()
