@@ -6,13 +6,16 @@ It lies beside the shards, not in them, so that captions can change without rewr
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from datamodules.images import Pixels
+from datamodules.images import BadImage, Pixels
 from datamodules.reader import SampleAddress
+
+log = logging.getLogger(__name__)
 
 CAPTIONS = "captions.jsonl"
 PARTIAL = "captions.partial.jsonl"
@@ -45,7 +48,11 @@ def write_captions(
     done = _recover(partial)
     todo: dict[str, tuple[SampleAddress, str]] = {}
     for sample in samples:
-        origin = sample.origin()
+        try:
+            origin = sample.origin()
+        except BadImage as error:
+            log.warning("not captioned, damaged: %s", error)
+            continue
         digest = origin["gt_sha256"]
         if digest not in done:
             todo.setdefault(digest, (sample, origin["source"]))
@@ -56,15 +63,25 @@ def write_captions(
         items = list(todo.items())
         for start in range(0, len(items), batch_size):
             chunk = items[start : start + batch_size]
-            sources = [source for _, (_, source) in chunk]
-            texts = caption([sample.image("gt.png") for _, (sample, _) in chunk], sources)
-            for (digest, _), source, text in zip(chunk, sources, texts, strict=True):
+            readable = [(digest, source, _image(sample)) for digest, (sample, source) in chunk]
+            whole = [(d, source, image) for d, source, image in readable if image is not None]
+            texts = caption([i for _, _, i in whole], [s for _, s, _ in whole]) if whole else []
+            for (digest, source, _), text in zip(whole, texts, strict=True):
                 entry = {"gt_sha256": digest, "source": source, "caption": text, "by": by}
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
             file.flush()
             progress.update(len(chunk))
     partial.replace(folder / CAPTIONS)
     return len(todo) + len(done)
+
+
+def _image(sample: SampleAddress) -> Pixels | None:
+    """The clean image; None, and a warning, where it is damaged, as training will skip it too."""
+    try:
+        return sample.image("gt.png")
+    except BadImage as error:
+        log.warning("not captioned, damaged: %s", error)
+        return None
 
 
 def _recover(partial: Path) -> set[str]:

@@ -59,7 +59,11 @@ class DrawDataset(Dataset[Item]):
     """The training mixture: item n is draw n, for any n."""
 
     def __init__(
-        self, shards: ShardSet, captions: Mapping[str, str], mixture: Mixture, augment: Augment
+        self,
+        shards: ShardSet,
+        captions: Mapping[str, str] | None,
+        mixture: Mixture,
+        augment: Augment,
     ) -> None:
         """Draw from shards by a mixture."""
         self.shards, self.captions, self.mixture, self.augment = shards, captions, mixture, augment
@@ -89,9 +93,9 @@ class DrawDataset(Dataset[Item]):
 class WholeDataset(Dataset[Item]):
     """Every sample as it is; numbers past the end give padding."""
 
-    def __init__(self, addresses: Sequence[SampleAddress], captions: Mapping[str, str]) -> None:
-        """Read samples at given addresses."""
-        self.addresses, self.captions = addresses, captions
+    def __init__(self, addresses: Sequence[SampleAddress]) -> None:
+        """Read samples at given addresses, without captions."""
+        self.addresses = addresses
 
     def __getitem__(self, i: int) -> Item:
         """Sample i.
@@ -100,7 +104,7 @@ class WholeDataset(Dataset[Item]):
             BadImage: it is damaged; validation data must be whole.
         """
         valid = i < len(self.addresses)
-        return Item(self.addresses[i if valid else 0].load(self.captions), valid, ())
+        return Item(self.addresses[i if valid else 0].load(None), valid, ())
 
 
 def random_patch(side: int) -> Augment:

@@ -21,7 +21,7 @@ from datamodules.datasets import (
     collate,
 )
 from datamodules.mixture import DrawSampler, Mixture, ShareSampler
-from datamodules.reader import SampleAddress, ShardSet
+from datamodules.reader import ShardSet
 
 log = logging.getLogger(__name__)
 
@@ -72,14 +72,12 @@ class MixedData(LightningDataModule):
         """Endless batches, starting after the draws already used.
 
         Raises:
-            ValueError: training samples have no caption, though captions are needed.
+            FileNotFoundError: captions are needed, and there is no caption file.
         """
         shards = ShardSet(self._shards, "train")
-        captions = self._read_captions()
-        if captions is not None:
-            _check_captions(shards, captions)
+        captions = None if self._captions is None else read_captions(self._captions)
         mixture = Mixture({word: len(found) for word, found in shards.tasks.items()}, self._seed)
-        dataset = DrawDataset(shards, captions or {}, mixture, self._augment)
+        dataset = DrawDataset(shards, captions, mixture, self._augment)
         rank, world = self._rank_of_world()
         return self._loader(dataset, DrawSampler(self._draws, rank, world), self._batch_size)
 
@@ -87,7 +85,7 @@ class MixedData(LightningDataModule):
         """The validation samples, each once over all ranks."""
         shards = ShardSet(self._shards, "val")
         addresses = [a for found in shards.tasks.values() for a in found[: self._val_per_task]]
-        dataset = WholeDataset(addresses, self._read_captions() or {})
+        dataset = WholeDataset(addresses)
         sampler = ShareSampler(len(addresses), *self._rank_of_world())
         return self._loader(dataset, sampler, self._val_batch_size)
 
@@ -122,9 +120,6 @@ class MixedData(LightningDataModule):
                 "above for which, and make the shards again"
             )
 
-    def _read_captions(self) -> dict[str, str] | None:
-        return None if self._captions is None else read_captions(self._captions)
-
     def _rank_of_world(self) -> tuple[int, int]:
         if self.trainer is None:
             return 0, 1
@@ -138,15 +133,4 @@ class MixedData(LightningDataModule):
             num_workers=self._workers,
             collate_fn=collate,
             pin_memory=isinstance(getattr(self.trainer, "accelerator", None), CUDAAccelerator),
-        )
-
-
-def _check_captions(shards: ShardSet, captions: dict[str, str]) -> None:
-    """Raise ValueError where a clean image has no caption."""
-    samples: list[SampleAddress] = shards.all()
-    missing = [s.name for s in samples if not captions.get(s.origin()["gt_sha256"])]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(samples)} training samples have no caption, the first is "
-            f"{missing[0]}; run `make captions` for these shards"
         )

@@ -21,7 +21,7 @@ class Sample(NamedTuple):
     lq: Pixels
     gt: Pixels
     caption: str
-    """Of the clean image; empty where captions have not been made."""
+    """Of the clean image; empty where captions are not asked for."""
     degradation: str
     source: str
     """Name of the clean photograph."""
@@ -75,17 +75,19 @@ class SampleAddress:
         """A decoded image field."""
         return decode_image(self.read(field), f"{self.shard}/{self.key}.{field}")
 
-    def load(self, captions: Mapping[str, str]) -> Sample:
-        """The whole sample, with its caption by the clean image's hash.
+    def load(self, captions: Mapping[str, str] | None) -> Sample:
+        """The whole sample, with its caption by the clean image's hash; None needs no caption.
 
         Raises:
-            BadImage: a field is damaged, or the two images differ in size.
+            BadImage: a field is damaged, the images differ in size, or the caption is missing.
             BadShard: the shard changed since it was indexed.
         """
         origin, lq, gt = self.origin(), self.image("lq.png"), self.image("gt.png")
         if lq.shape != gt.shape:
             raise BadImage(f"{self.name}: lq is {lq.shape[:2]}, gt is {gt.shape[:2]}")
-        caption = captions.get(origin["gt_sha256"], "")
+        caption = "" if captions is None else captions.get(origin["gt_sha256"], "")
+        if captions is not None and not caption:
+            raise BadImage(f"{self.name}: no caption; run `make captions` for these shards")
         return Sample(lq, gt, caption, origin["word"], origin["source"], self.name)
 
 

@@ -67,7 +67,7 @@ def run(config: Config, folder: Path) -> None:
     done = {row.key for row in rows}
     todo = [address for address in shards.all() if address.name not in done]
     loader = DataLoader(
-        WholeDataset(todo, {}),
+        WholeDataset(todo),
         batch_size=config.evaluate.batch_size,
         sampler=ShareSampler(len(todo), rank=0, world=1),
         num_workers=config.workers,

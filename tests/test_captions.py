@@ -152,3 +152,17 @@ def test_missing_and_damaged_captions_are_named(tmp_path: Path) -> None:
     (tmp_path / CAPTIONS).write_text('{"gt_sha256": "x"}\n')
     with pytest.raises(ValueError, match=r"captions\.jsonl:1 is damaged"):
         read_captions(tmp_path / CAPTIONS)
+
+
+def test_damaged_clean_image_does_not_stop_captioning(
+    samples: list[SampleAddress], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for spoilt, field in ((samples[0], "gt.png"), (samples[1], "json")):
+        offset, size = spoilt.fields[field]
+        with spoilt.shard.open("r+b") as file:
+            file.seek(offset)
+            file.write(b"\xff" * size)
+    write_captions(samples, tmp_path, Counting(), "test", 2)
+    assert len(read_captions(tmp_path / CAPTIONS)) == 2
+    assert samples[0].name in caplog.text.replace(str(samples[0].shard.parent) + "/", "")
+    assert "damaged" in caplog.text

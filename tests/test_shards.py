@@ -33,7 +33,7 @@ def test_pairs_come_back_as_they_were(pair_folder: Path, tmp_path: Path) -> None
     make(pair_folder, tmp_path / "shards")
     shards = ShardSet(tmp_path / "shards", "train")
     assert {word: len(found) for word, found in shards.tasks.items()} == {"noisy": 3, "rainy": 3}
-    sample = shards.tasks["rainy"][2].load({})
+    sample = shards.tasks["rainy"][2].load(None)
     folder = pair_folder / "train" / "rainy"
     assert np.array_equal(sample.gt, read_image(folder / "GT" / "rainy2.png"))
     assert np.array_equal(sample.lq, read_image(folder / "LQ" / "rainy2.png"))
