@@ -13,8 +13,8 @@ READY := .venv/.ready
 RUN = $(BIN)/python -m pipeline
 SETTINGS = experiment=$(EXPERIMENT) $(ARGS)
 
-.PHONY: help setup demo test test-quick check lint types layers shards captions train-controller \
-	train-restorer evaluate restore train-all clean
+.PHONY: help setup demo test test-quick check lint types layers shards verify captions train-controller \
+	train-restorer evaluate restore train-all bench-data clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -43,6 +43,9 @@ demo: ## run the whole chain offline on embedded photographs, ending in a report
 shards: $(READY) ## pairs of images into WebDataset shards
 	@$(RUN) shards $(SETTINGS)
 
+verify: $(READY) ## check the shards against their index, and name every fault
+	@$(RUN) verify $(SETTINGS)
+
 captions: shards ## a caption for every clean image
 	@$(RUN) captions $(SETTINGS)
 
@@ -65,6 +68,9 @@ test: $(READY) ## all tests
 
 test-quick: $(READY) ## the tests that take no training
 	@$(BIN)/python -m pytest -q -m "not slow"
+
+bench-data: $(READY) ## what loading data costs, beside the plain way; three minutes, 1 GB below TMPDIR
+	@$(BIN)/python -m pipeline.bench.data $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

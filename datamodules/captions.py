@@ -78,7 +78,7 @@ def write_captions(
 def _image(sample: SampleAddress) -> Pixels | None:
     """The clean image; None, and a warning, where it is damaged, as training will skip it too."""
     try:
-        return sample.image("gt.png")
+        return sample.image("gt")
     except BadImage as error:
         log.warning("not captioned, damaged: %s", error)
         return None

@@ -1,8 +1,8 @@
-"""From shards to batches: drawing, decoding and cropping, in worker processes."""
+"""From shards to batches: drawing, cropping and decoding, in worker processes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,20 +10,36 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.degradations import degrade
 from datamodules.images import BadImage, Pixels
 from datamodules.mixture import Mixture
-from datamodules.reader import Sample, SampleAddress, ShardSet
+from datamodules.reader import OpenSample, SampleAddress, ShardSet, Window
 from datamodules.shards import BadShard
+from datamodules.views import Augment, surroundings
 
 MAX_REDRAWS = 20
-"""Damaged samples in a row after which one draw gives up."""
-
-Augment = Callable[[Pixels, Pixels, np.random.Generator], tuple[Pixels, Pixels]]
-"""(lq, gt, rng) -> the same view of both."""
+"""Damaged samples after which one draw gives up."""
+PREFETCH = 2000
+"""How many draws ahead far shards are fetched."""
 
 
 class TooManyBadSamples(ValueError):
     """More of the training data is damaged than the configuration allows."""
+
+
+class Sample(NamedTuple):
+    """One degraded image with everything known of it."""
+
+    lq: Pixels
+    gt: Pixels
+    """Empty where it is not asked for."""
+    caption: str
+    """Of the clean image; empty where captions are not asked for."""
+    degradation: str
+    source: str
+    """Name of the clean photograph."""
+    key: str
+    """`SHARD/KEY`."""
 
 
 class Item(NamedTuple):
@@ -40,9 +56,11 @@ class Batch(NamedTuple):
     """What a DataModule yields."""
 
     lq: Tensor
-    """Degraded images `[B, 3, H, W]`, uint8, RGB."""
+    """Degraded images `[B, 3, H, W]`, uint8, RGB; smaller ones fill the upper left, 0 around."""
     gt: Tensor
-    """Clean images, alike."""
+    """Clean images, alike; `[B, 3, 0, 0]` where they are not asked for."""
+    size: Tensor
+    """`[B, 2]`, int64: height and width of each degraded image."""
     caption: list[str]
     degradation: list[str]
     source: list[str]
@@ -64,88 +82,147 @@ class DrawDataset(Dataset[Item]):
         captions: Mapping[str, str] | None,
         mixture: Mixture,
         augment: Augment,
+        with_clean: bool,
     ) -> None:
-        """Draw from shards by a mixture."""
-        self.shards, self.captions, self.mixture, self.augment = shards, captions, mixture, augment
+        """Draw from shards by a mixture.
+
+        Args:
+            shards: the training split.
+            captions: by SHA-256 of the clean image; None leaves them empty.
+            mixture: over the tasks of the shards.
+            augment: what to see of an image.
+            with_clean: whether the clean image is wanted beside the degraded one.
+        """
+        self.shards, self.captions, self.mixture = shards, captions, mixture
+        self.augment, self.with_clean = augment, with_clean
 
     def __getitem__(self, n: int) -> Item:
-        """Draw n; a damaged sample is passed over for another one of its task.
+        """Draw n; a damaged sample is passed over for a random other one of its task.
 
         Raises:
             TooManyBadSamples: too many in a row were damaged.
         """
         word, position = self.mixture(n)
-        addresses, skipped = self.shards.tasks[word], []
-        for attempt in range(MAX_REDRAWS):
-            address = addresses[(position + attempt) % len(addresses)]
+        samples, rng, skipped = self.shards.tasks[word], self.mixture.rng(n), list[str]()
+        self._prefetch(n)
+        for _ in range(MAX_REDRAWS):
+            address = samples[position]
             try:
-                sample = address.load(self.captions)
-                lq, gt = self.augment(sample.lq, sample.gt, self.mixture.rng(n))
+                return Item(self._load(address, rng), True, tuple(skipped))
             except (BadImage, BadShard) as error:
                 skipped.append(str(error))
-            else:
-                return Item(sample._replace(lq=lq, gt=gt), True, tuple(skipped))
+            position = int(rng.integers(len(samples)))
         raise TooManyBadSamples(
-            f"{MAX_REDRAWS} samples of {word!r} in a row cannot be used; the last: {skipped[-1]}"
+            f"{MAX_REDRAWS} random samples of {word!r} in a row cannot be used; the last: "
+            f"{skipped[-1]}"
         )
+
+    def _load(self, address: SampleAddress, rng: np.random.Generator) -> Sample:
+        with address.open() as stored:
+            origin = stored.origin()
+            caption = self._caption(stored, origin["gt_sha256"])
+            height, width = _size(stored, self.with_clean)
+            view = self.augment(height, width, rng)
+            if stored.has_lq:
+                lq = stored.pixels("lq", view.window)
+                gt = stored.pixels("gt", view.window) if self.with_clean else _NOTHING
+            else:
+                around = surroundings(view.window, height, width)
+                lq, gt = _degraded(stored, address.word, view.window, around, rng)
+            source, name = origin["source"], stored.name
+        return Sample(view.orient(lq), view.orient(gt), caption, address.word, source, name)
+
+    def _caption(self, stored: OpenSample, digest: str) -> str:
+        if self.captions is None:
+            return ""
+        if caption := self.captions.get(digest):
+            return caption
+        raise BadImage(f"{stored.name}: no caption; run `make captions` for these shards")
+
+    def _prefetch(self, n: int) -> None:
+        if self.shards.store.window is None:
+            return
+        word, position = self.mixture(n + PREFETCH)
+        self.shards.store.prefetch(self.shards.tasks[word][position].shard)
 
 
 class WholeDataset(Dataset[Item]):
     """Every sample as it is; numbers past the end give padding."""
 
-    def __init__(self, addresses: Sequence[SampleAddress]) -> None:
-        """Read samples at given addresses, without captions."""
-        self.addresses = addresses
+    def __init__(self, samples: Sequence[SampleAddress]) -> None:
+        """Read samples without captions."""
+        self.samples = samples
 
     def __getitem__(self, i: int) -> Item:
         """Sample i.
 
         Raises:
-            BadImage: it is damaged; validation data must be whole.
+            BadImage: it is damaged, or has no degraded image; validation data must be whole.
         """
-        valid = i < len(self.addresses)
-        return Item(self.addresses[i if valid else 0].load(None), valid, ())
+        valid = i < len(self.samples)
+        return Item(load_whole(self.samples[i if valid else 0]), valid, ())
 
 
-def random_patch(side: int) -> Augment:
-    """A random crop of `side` pixels with random flips and quarter turns, the same for both."""
+def load_whole(address: SampleAddress) -> Sample:
+    """A stored sample, uncut and without its caption.
 
-    def augment(lq: Pixels, gt: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
-        height, width = lq.shape[:2]
-        if min(height, width) < side:
-            raise BadImage(f"an image of {width}x{height} is smaller than the patch of {side}")
-        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        turns, flip = int(rng.integers(4)), bool(rng.integers(2))
-
-        def view(image: Pixels) -> Pixels:
-            patch: Pixels = np.rot90(image[top : top + side, left : left + side], turns)
-            return patch[:, ::-1] if flip else patch
-
-        return view(lq), view(gt)
-
-    return augment
+    Raises:
+        BadImage: it is damaged, or has no degraded image.
+        BadShard: the shard has changed since it was opened.
+    """
+    with address.open() as stored:
+        if not stored.has_lq:
+            raise BadImage(f"{stored.name}: has no degraded image")
+        _size(stored, with_clean=True)
+        lq, gt = stored.pixels("lq", None), stored.pixels("gt", None)
+        return Sample(lq, gt, "", address.word, stored.origin()["source"], stored.name)
 
 
-def whole_image(lq: Pixels, gt: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
-    """No augmentation: stage (a) makes its random view on the device."""
-    return lq, gt
+_NOTHING = np.zeros((0, 0, 3), np.uint8)
+
+
+def _size(stored: OpenSample, with_clean: bool) -> tuple[int, int]:
+    """Height and width; where both images are wanted, they have the same."""
+    if not stored.has_lq:
+        return stored.size("gt")
+    size = stored.size("lq")
+    if with_clean and (other := stored.size("gt")) != size:
+        raise BadImage(f"{stored.name}: lq is {size}, gt is {other} (height, width)")
+    return size
+
+
+def _degraded(
+    stored: OpenSample, word: str, window: Window, around: Window, rng: np.random.Generator
+) -> tuple[Pixels, Pixels]:
+    """A window of a clean image, degraded and clean."""
+    clean = stored.pixels("gt", around)
+    degraded = degrade(word, clean, int(rng.integers(2**63)))
+    top, left = window.top - around.top, window.left - around.left
+    rows, columns = slice(top, top + window.height), slice(left, left + window.width)
+    return degraded[rows, columns], clean[rows, columns]
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Stack items.
+    """Stack items whose images have one size.
 
     Raises:
         ValueError: their images differ in size.
     """
-    samples = [item.sample for item in items]
-    if len(sizes := {sample.lq.shape[:2] for sample in samples}) > 1:
+    if len(sizes := {item.sample.lq.shape[:2] for item in items}) > 1:
         raise ValueError(
             f"a batch mixes image sizes {sorted(sizes)}; set the stage's batch_size to 1, or make "
             "shards whose images have one size"
         )
+    return collate_padded(items)
+
+
+def collate_padded(items: Sequence[Item]) -> Batch:
+    """Stack items; smaller images are filled up at the bottom and the right."""
+    samples = [item.sample for item in items]
     return Batch(
         lq=_stack([sample.lq for sample in samples]),
         gt=_stack([sample.gt for sample in samples]),
+        size=torch.tensor([sample.lq.shape[:2] for sample in samples]),
         caption=[sample.caption for sample in samples],
         degradation=[sample.degradation for sample in samples],
         source=[sample.source for sample in samples],
@@ -156,5 +233,8 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 def _stack(images: Sequence[Pixels]) -> Tensor:
-    stacked = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+    height, width = (max(image.shape[side] for image in images) for side in (0, 1))
+    stacked = np.zeros((len(images), 3, height, width), np.uint8)
+    for into, image in zip(stacked, images, strict=True):
+        into[:, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
     return torch.from_numpy(stacked)

@@ -36,6 +36,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove what killed processes have left half-written; no other may be writing there."""
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
     with atomic_write(path) as file:

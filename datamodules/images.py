@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Pixels = NDArray[np.uint8]
 """An RGB image `[H, W, 3]`, uint8."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+
+_ENCODED_FAULTS = (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError)
+_PILLOW_FAULTS = (*_ENCODED_FAULTS, TypeError, struct.error)  # the last two are about EXIF
+"""What Pillow raises for damaged images."""
 
 
 class BadImage(ValueError):
@@ -34,7 +40,10 @@ def read_image(path: Path) -> Pixels:
 
 
 def decode_image(data: bytes, name: str) -> Pixels:
-    """Decode an encoded image; grey becomes RGB, 16 bit is scaled to 8, opaque alpha is dropped.
+    """Decode an encoded image.
+
+    It is turned as its EXIF orientation says; grey becomes RGB, 16 bit is scaled to 8, opaque
+    alpha is dropped.
 
     Args:
         data: the bytes of an image file.
@@ -46,10 +55,10 @@ def decode_image(data: bytes, name: str) -> Pixels:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            return _to_rgb(image, name)
+            return _to_rgb(ImageOps.exif_transpose(image), name)
     except UnidentifiedImageError as error:
         raise BadImage(f"{name}: not an image ({len(data)} bytes)") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _PILLOW_FAULTS as error:
         if isinstance(error, BadImage):
             raise
         raise BadImage(f"{name}: damaged image ({error})") from error
@@ -69,11 +78,31 @@ def _to_rgb(image: Image.Image, name: str) -> Pixels:
     return np.array(image.convert("RGB"))
 
 
+def count_pixels(path: Path) -> int:
+    """Width times height by the file's header, 0 where it is not an image."""
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height
+    except _PILLOW_FAULTS:
+        return 0
+
+
 def encode_png(image: Pixels) -> bytes:
     """Encode an image as PNG, losslessly and reproducibly."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", compress_level=4)
     return buffer.getvalue()
+
+
+def encode_npy(image: Pixels) -> bytes:
+    """Encode an image as a NumPy array file: 3 bytes a pixel, from which any rows can be read."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(image), version=(1, 0))
+    return buffer.getvalue()
+
+
+ENCODERS: Mapping[str, Callable[[Pixels], bytes]] = {"npy": encode_npy, "png": encode_png}
+"""How images may be stored in shards, by file suffix."""
 
 
 def content_hash(image: Pixels) -> str:
@@ -84,14 +113,15 @@ def content_hash(image: Pixels) -> str:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files directly in a folder, sorted by name.
+    """The image files directly in a folder, sorted by name; hidden ones are no images.
 
     Raises:
         FileNotFoundError: there is no such folder, or it holds no image.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
-    images = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    found = (p for p in folder.iterdir() if not p.name.startswith("."))
+    images = sorted(p for p in found if p.suffix.lower() in SUFFIXES)
     if not images:
         raise FileNotFoundError(f"no image in {folder} (looked for {', '.join(sorted(SUFFIXES))})")
     return images

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.accelerators import CUDAAccelerator
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.captions import read_captions
-from datamodules.datasets import (
-    Augment,
-    Batch,
-    DrawDataset,
-    Item,
-    TooManyBadSamples,
-    WholeDataset,
-    collate,
-)
+from datamodules.datasets import Batch, DrawDataset, Item, TooManyBadSamples, WholeDataset
 from datamodules.mixture import DrawSampler, Mixture, ShareSampler
 from datamodules.reader import ShardSet
+from datamodules.views import Augment
 
 log = logging.getLogger(__name__)
 
+COUNT_EVERY = 20
+"""Batches after which the ranks add up what they have drawn and skipped."""
+
 
 class MixedData(LightningDataModule):
-    """Ten tasks in equal shares, whatever their sizes; the state is the number of draws.
+    """Tasks in fixed shares, whatever their sizes; the state is the number of draws.
 
     Resuming from a checkpoint goes on with the next draw, on any number of ranks and workers.
     """
@@ -37,32 +36,42 @@ class MixedData(LightningDataModule):
         shards: Path,
         captions: Path | None,
         augment: Augment,
+        with_clean: bool,
+        collate: Callable[[list[Item]], Batch],
         batch_size: int,
         val_batch_size: int,
         val_per_task: int | None,
         workers: int,
         seed: int,
+        shares: Mapping[str, int],
         max_skipped_share: float,
     ) -> None:
         """Read shards.
 
         Args:
-            shards: folder of shards with their index.
+            shards: folder with the index of the shards.
             captions: caption file; None where captions are not needed.
-            augment: what training does to a pair of images.
+            augment: what training sees of a pair of images.
+            with_clean: whether training wants the clean images.
+            collate: makes a batch of items.
             batch_size: per device.
             val_batch_size: per device, for validation.
             val_per_task: how many images of each task validation looks at; None for all.
             workers: data processes per device.
             seed: of the order and the augmentation.
+            shares: how often each task is drawn, as with Mixture.
             max_skipped_share: of the draws; more damaged ones stop training.
         """
         super().__init__()
         self._shards, self._captions = shards, captions
-        self._augment, self._batch_size, self._val_batch_size = augment, batch_size, val_batch_size
+        self._augment, self._with_clean, self._collate = augment, with_clean, collate
+        self._batch_size, self._val_batch_size = batch_size, val_batch_size
         self._val_per_task, self._workers, self._seed = val_per_task, workers, seed
-        self._max_skipped_share = max_skipped_share
-        self._draws = self._skipped = 0
+        self._shares, self._max_skipped_share = shares, max_skipped_share
+        self._draws = self._skipped = self._batches = 0
+        self._words = self.words()
+        self._drawn = dict.fromkeys(self._words, 0)
+        self._uncounted = torch.zeros(len(self._words) + 1, dtype=torch.int64)
 
     def words(self) -> tuple[str, ...]:
         """The degradations there are training samples of."""
@@ -73,52 +82,84 @@ class MixedData(LightningDataModule):
 
         Raises:
             FileNotFoundError: captions are needed, and there is no caption file.
+            ValueError: the shares do not fit the tasks.
         """
         shards = ShardSet(self._shards, "train")
         captions = None if self._captions is None else read_captions(self._captions)
-        mixture = Mixture({word: len(found) for word, found in shards.tasks.items()}, self._seed)
-        dataset = DrawDataset(shards, captions, mixture, self._augment)
+        counts = {word: samples.counts for word, samples in shards.tasks.items()}
+        mixture = Mixture(counts, self._seed, self._shares, shards.store.window)
+        dataset = DrawDataset(shards, captions, mixture, self._augment, self._with_clean)
         rank, world = self._rank_of_world()
         return self._loader(dataset, DrawSampler(self._draws, rank, world), self._batch_size)
 
     def val_dataloader(self) -> DataLoader[Item]:
         """The validation samples, each once over all ranks."""
         shards = ShardSet(self._shards, "val")
-        addresses = [a for found in shards.tasks.values() for a in found[: self._val_per_task]]
-        dataset = WholeDataset(addresses)
-        sampler = ShareSampler(len(addresses), *self._rank_of_world())
-        return self._loader(dataset, sampler, self._val_batch_size)
+        samples = [a for found in shards.tasks.values() for a in found[: self._val_per_task]]
+        sampler = ShareSampler(len(samples), *self._rank_of_world())
+        return self._loader(WholeDataset(samples), sampler, self._val_batch_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Count the draws used, and log and count the damaged samples passed over.
 
         Raises:
-            TooManyBadSamples: their share is larger than allowed.
+            TooManyBadSamples: their share is larger than allowed; on all ranks at once.
         """
         if self.trainer is not None and self.trainer.training:
-            world = self._rank_of_world()[1]
-            self._draws += len(batch.valid) * world
-            self._count_skipped(batch.skipped, world)
+            self._draws += len(batch.valid) * self._rank_of_world()[1]
+            self._batches += 1
+            for line in batch.skipped:
+                log.warning("skipped a damaged training sample: %s", line)
+            for word in batch.degradation:
+                self._uncounted[self._words.index(word)] += 1
+            self._uncounted[-1] += len(batch.skipped)
+            if self._batches % COUNT_EVERY == 0:
+                self._count(self._of_all_ranks(self._uncounted))
         return batch
+
+    def teardown(self, stage: str) -> None:
+        """Say what was drawn."""
+        drawn = {word: count for word, count in self._drawn.items() if count}
+        if stage == "fit" and drawn and self._rank_of_world()[0] == 0:
+            shares = ", ".join(f"{word} {count}" for word, count in drawn.items())
+            log.info(
+                "drawn for training: %s; damaged samples passed over: %d", shares, self._skipped
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The draws used by all ranks together."""
-        return {"draws": self._draws, "skipped": self._skipped}
+        return {"draws": self._draws, "skipped": self._skipped, "drawn": dict(self._drawn)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the draws of a checkpoint."""
         self._draws, self._skipped = state_dict["draws"], state_dict["skipped"]
+        self._drawn |= state_dict["drawn"]
 
-    def _count_skipped(self, skipped: list[str], world: int) -> None:
-        for line in skipped:
-            log.warning("skipped a damaged training sample: %s", line)
-        self._skipped += len(skipped) * world
+    def _count(self, new: Tensor) -> None:
+        """Add what all ranks have drawn, and skipped, since the last time."""
+        self._uncounted.zero_()
+        *drawn, skipped = new.tolist()
+        self._skipped += skipped
+        for word, count in zip(self._words, drawn, strict=True):
+            self._drawn[word] += count
+        if self.trainer is not None:
+            total = max(1, sum(self._drawn.values()))
+            shares = {f"drawn/{word}": count / total for word, count in self._drawn.items()}
+            for logger in self.trainer.loggers:
+                logger.log_metrics(shares | {"skipped": self._skipped}, self.trainer.global_step)
         if self._skipped > max(1.0, self._max_skipped_share * max(self._draws, 1000)):
             raise TooManyBadSamples(
-                f"about {self._skipped} of {self._draws} training draws hit damaged samples, more "
+                f"{self._skipped} of {self._draws} training draws hit damaged samples, more "
                 f"than data.max_skipped_share={self._max_skipped_share} allows; see the warnings "
                 "above for which, and make the shards again"
             )
+
+    def _of_all_ranks(self, counts: Tensor) -> Tensor:
+        if self.trainer is None or self.trainer.world_size == 1:
+            return counts.clone()
+        on_device = counts.to(self.trainer.strategy.root_device)
+        summed: Tensor = self.trainer.strategy.reduce(on_device, reduce_op="sum")
+        return summed.cpu()
 
     def _rank_of_world(self) -> tuple[int, int]:
         if self.trainer is None:
@@ -131,6 +172,6 @@ class MixedData(LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self._workers,
-            collate_fn=collate,
+            collate_fn=self._collate,
             pin_memory=isinstance(getattr(self.trainer, "accelerator", None), CUDAAccelerator),
         )

@@ -6,7 +6,7 @@ same augmentation; so a run resumes from its draw number alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -14,37 +14,93 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 _ORDER, _VIEW = 0, 1  # keep the random streams of different uses apart
+_TASKS = -1  # of the order of tasks, where samples have the number of their task
 
 
 class Mixture:
-    """Draws tasks in equal shares, and the samples of a task in fresh random order each epoch."""
+    """Draws tasks in fixed shares, and the samples of a task in fresh random order each epoch."""
 
-    def __init__(self, sizes: Mapping[str, int], seed: int) -> None:
-        """`sizes` maps each word to its number of samples, all positive."""
-        self.words = tuple(sizes)
-        self.sizes = tuple(sizes.values())
-        self.seed = seed
+    def __init__(
+        self,
+        counts: Mapping[str, Sequence[int]],
+        seed: int,
+        shares: Mapping[str, int] | None = None,
+        window: int | None = None,
+    ) -> None:
+        """Mix tasks.
+
+        Args:
+            counts: of each word, the number of samples in each of its shards; not all 0.
+            seed: of every order.
+            shares: how often each word is drawn in relation to the others, in whole numbers; a
+                word that is not named has 1, and 0 leaves it out.
+            window: how many shards of a task are drawn from at once, so that far shards are
+                needed one after the other; None for all.
+
+        Raises:
+            ValueError: a share is negative or of an unknown word, or all are 0.
+        """
+        shares = shares or {}
+        _check_shares(shares, counts)
+        self.words = tuple(word for word in counts if shares.get(word, 1))
+        self._counts = tuple(tuple(counts[word]) for word in self.words)
+        self._shares = tuple(shares.get(word, 1) for word in self.words)
+        self.seed, self._window = seed, window
 
     def __call__(self, n: int) -> tuple[str, int]:
         """The word and the sample's position in its task for draw n.
 
-        Each run of len(words) draws holds every word once, in random order.
+        Each run of sum(shares) draws holds every word as often as its share says, in random order.
         """
-        block, slot = divmod(n, len(self.words))
-        task = int(_permutation(self.seed, -1, block, len(self.words))[slot])
-        epoch, position = divmod(block, self.sizes[task])
-        return self.words[task], int(
-            _permutation(self.seed, task, epoch, self.sizes[task])[position]
-        )
+        block, slot = divmod(n, sum(self._shares))
+        task, before = _slots(self.seed, block, self._shares)[slot]
+        drawn = block * self._shares[task] + before  # times this task was drawn before draw n
+        counts = self._counts[task]
+        epoch, place = divmod(drawn, sum(counts))
+        return self.words[task], int(_order(self.seed, task, epoch, counts, self._window)[place])
 
     def rng(self, n: int) -> np.random.Generator:
         """The generator of draw n's augmentation."""
         return np.random.default_rng([self.seed, _VIEW, n])
 
 
+def _check_shares(shares: Mapping[str, int], counts: Mapping[str, Sequence[int]]) -> None:
+    if unknown := sorted(set(shares) - set(counts)):
+        raise ValueError(
+            f"data.shares names {', '.join(unknown)}; there are samples of {', '.join(counts)}"
+        )
+    if any(share < 0 for share in shares.values()):
+        raise ValueError(f"data.shares={dict(shares)}: shares are whole numbers from 0 up")
+    if not any(shares.get(word, 1) for word in counts):
+        raise ValueError("data.shares leaves no task to draw")
+
+
 @lru_cache(maxsize=64)
-def _permutation(seed: int, task: int, epoch: int, size: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, _ORDER, task + 1, epoch]).permutation(size)
+def _slots(seed: int, block: int, shares: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The task of each draw of a block, and how often the block drew it before."""
+    tasks = np.repeat(np.arange(len(shares)), shares)
+    tasks = np.random.default_rng([seed, _ORDER, _TASKS + 1, block]).permutation(tasks)
+    seen = [0] * len(shares)
+    slots = []
+    for task in tasks.tolist():
+        slots.append((task, seen[task]))
+        seen[task] += 1
+    return slots
+
+
+@lru_cache(maxsize=64)
+def _order(
+    seed: int, task: int, epoch: int, counts: tuple[int, ...], window: int | None
+) -> NDArray[np.uint32]:
+    """All positions of a task in random order, `window` random shards after `window` others."""
+    rng = np.random.default_rng([seed, _ORDER, task + 1, epoch])
+    if window is None or window >= len(counts):
+        return rng.permutation(sum(counts)).astype(np.uint32)
+    starts = np.cumsum([0, *counts])
+    shards = rng.permutation(len(counts))
+    groups = [shards[i : i + window] for i in range(0, len(shards), window)]
+    ranges = ([np.arange(starts[s], starts[s + 1]) for s in group] for group in groups)
+    return np.concatenate([rng.permutation(np.concatenate(r)) for r in ranges]).astype(np.uint32)
 
 
 class DrawSampler(Sampler[int]):

@@ -1,7 +1,8 @@
 """Where pairs of a degraded and a clean image come from.
 
-A source *plans* its pairs cheaply (`plan`), and each planned pair is *made* later, on its own and
-in any process, always with the same result.
+A source *plans* its samples cheaply (`plan`), and each planned sample is *made* later, on its own
+and in any process, always with the same result. A sample may come without its degraded image,
+which training then makes afresh each time it draws the sample.
 """
 
 from __future__ import annotations
@@ -13,16 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import cv2
-import numpy as np
-
-from datamodules.degradations import WORDS, degrade
-from datamodules.images import BadImage, Pixels, list_images, read_image
-from datamodules.photos import SPLITS, Photo, PhotoSource
+from datamodules.degradations import degrade
+from datamodules.images import BadImage, Pixels, count_pixels, read_image
 
 
-class PlannedPair(Protocol):
-    """A pair that can be made."""
+class PlannedSample(Protocol):
+    """A sample that can be made."""
 
     @property
     def split(self) -> str:
@@ -30,22 +27,27 @@ class PlannedPair(Protocol):
         ...
 
     @property
-    def word(self) -> str:
-        """The degradation."""
+    def words(self) -> tuple[str, ...]:
+        """The degradations; several only where the degraded image is made in training."""
         ...
 
     @property
     def key(self) -> str:
-        """Unique within word and split; of `[a-z0-9_-]`, since WebDataset cuts keys at dots."""
+        """Unique within words and split; of `[a-z0-9_-]`, since WebDataset cuts keys at dots."""
         ...
 
     @property
     def source(self) -> str:
-        """Name of the clean photograph, to which captions are given."""
+        """Name of the clean image, to which captions are given."""
         ...
 
-    def make(self) -> tuple[Pixels, Pixels]:
-        """The degraded and the clean image, of one size.
+    @property
+    def pixels(self) -> int:
+        """About how many pixels the clean image has; 0 where that cannot be told."""
+        ...
+
+    def make(self) -> tuple[Pixels | None, Pixels]:
+        """The degraded image, None where training makes it, and the clean one of the same size.
 
         Raises:
             BadImage: they cannot be read or do not fit each other.
@@ -54,94 +56,15 @@ class PlannedPair(Protocol):
 
 
 class PairSource(Protocol):
-    """A set of pairs, and the files it is made from."""
+    """A set of samples, and the files it is made from."""
 
-    def plan(self) -> Sequence[PlannedPair]:
-        """All pairs, in an order that never changes."""
+    def plan(self) -> Sequence[PlannedSample]:
+        """All samples, in an order that never changes."""
         ...
 
     def files(self) -> list[Path]:
-        """The files the pairs are made from."""
+        """The files the samples are made from."""
         ...
-
-
-@dataclass(frozen=True)
-class SyntheticPair:
-    """A crop of a photograph under one synthetic degradation."""
-
-    photo: Photo
-    word: str
-    draw: int
-    crop: int | None
-    zoom: tuple[float, float]
-    seed: int
-
-    @property
-    def split(self) -> str:
-        """The photograph's split."""
-        return self.photo.split
-
-    @property
-    def key(self) -> str:
-        """Photograph and draw."""
-        return f"{safe_key(self.photo.name)}-{self.draw:04d}"
-
-    @property
-    def source(self) -> str:
-        """The photograph's name."""
-        return self.photo.name
-
-    def make(self) -> tuple[Pixels, Pixels]:
-        """Crop, the same for every word of this draw, then degrade."""
-        clean = read_image(self.photo.path)
-        if self.crop is not None:
-            rng = np.random.default_rng(stable_seed(self.seed, self.photo.name, self.draw))
-            clean = random_crop(clean, self.crop, self.zoom, rng, self.photo.name)
-        seed = stable_seed(self.seed, self.photo.name, self.draw, self.word)
-        return degrade(self.word, clean, seed), clean
-
-
-@dataclass(frozen=True)
-class SyntheticPairs:
-    """Every photograph, several times, under every synthetic degradation.
-
-    Attributes:
-        photos: the clean photographs.
-        draws: how often each photograph is used per word, for `train` and `val`.
-        crop: side of the square crops in pixels; None takes the whole photograph.
-        zoom: range of the crop's side in the photograph, in units of `crop`; it is then resized.
-        words: the degradations; None takes all there are.
-        seed: of crops and degradations.
-    """
-
-    photos: PhotoSource
-    draws: dict[str, int]
-    crop: int | None
-    zoom: Sequence[float]
-    words: Sequence[str] | None
-    seed: int
-
-    def plan(self) -> list[SyntheticPair]:
-        """All pairs: by split, word, photograph, draw.
-
-        Raises:
-            ValueError: a word is unknown.
-        """
-        words = WORDS if self.words is None else tuple(self.words)
-        check_words(words, WORDS, "shards.source.words")
-        photos = self.photos.photos()
-        return [
-            SyntheticPair(photo, word, draw, self.crop, (self.zoom[0], self.zoom[1]), self.seed)
-            for split in SPLITS
-            for word in words
-            for photo in photos
-            if photo.split == split
-            for draw in range(self.draws[split])
-        ]
-
-    def files(self) -> list[Path]:
-        """The photographs."""
-        return [photo.path for photo in self.photos.photos()]
 
 
 @dataclass(frozen=True)
@@ -151,59 +74,75 @@ class FilePair:
     split: str
     word: str
     key: str
+    source: str
     lq: Path
-    gt: Path | None
+    gt: Path
 
     @property
-    def source(self) -> str:
-        """The clean image's file name."""
-        return (self.gt or self.lq).name
+    def words(self) -> tuple[str, ...]:
+        """The one degradation."""
+        return (self.word,)
+
+    @property
+    def pixels(self) -> int:
+        """By the degraded image's header."""
+        return count_pixels(self.lq)
 
     def make(self) -> tuple[Pixels, Pixels]:
         """Read both and check that their sizes agree."""
-        if self.gt is None:
-            raise BadImage(f"{self.lq}: no image of the same name in {self.lq.parents[1] / 'GT'}")
+        if not self.gt.is_file():
+            raise BadImage(f"{self.lq}: its clean image {self.gt} does not exist")
         lq, gt = read_image(self.lq), read_image(self.gt)
         if lq.shape != gt.shape:
-            raise BadImage(f"{self.lq} is {_size(lq)} but {self.gt} is {_size(gt)}")
+            raise BadImage(f"{self.lq} is {size_text(lq)} but {self.gt} is {size_text(gt)}")
         return lq, gt
 
 
 @dataclass(frozen=True)
-class PairFolder:
-    """Pairs in ROOT/{train,val}/{word}/{LQ,GT}, matched by file name without suffix."""
+class CleanFile:
+    """A clean image file that training degrades."""
 
-    root: str
-    words: Sequence[str] | None
-    """The words there may be, None for the ten; a folder of any other name is an error."""
+    split: str
+    words: tuple[str, ...]
+    key: str
+    source: str
+    gt: Path
 
-    def plan(self) -> list[FilePair]:
-        """All pairs; an LQ image without a GT image is one that cannot be made.
+    @property
+    def pixels(self) -> int:
+        """By the image's header."""
+        return count_pixels(self.gt)
 
-        Raises:
-            FileNotFoundError: a folder is missing or empty.
-            ValueError: a folder is named after no known degradation.
-        """
-        return [pair for split in SPLITS for pair in self._split(split)]
+    def make(self) -> tuple[None, Pixels]:
+        """Read it."""
+        return None, read_image(self.gt)
 
-    def files(self) -> list[Path]:
-        """All image files."""
-        return [path for pair in self.plan() for path in (pair.lq, pair.gt) if path is not None]
 
-    def _split(self, split: str) -> list[FilePair]:
-        folder = Path(self.root) / split
-        if not folder.is_dir():
-            raise FileNotFoundError(f"no folder {folder}; expected {folder}/WORD/{{LQ,GT}}")
-        words = sorted(p.name for p in folder.iterdir() if p.is_dir())
-        check_words(words, self.words or WORDS, str(folder))
-        return [pair for word in words for pair in self._word(split, word, folder / word)]
+@dataclass(frozen=True)
+class DegradedFile:
+    """A clean image file that is degraded once and for all."""
 
-    def _word(self, split: str, word: str, folder: Path) -> list[FilePair]:
-        clean = {path.stem: path for path in list_images(folder / "GT")}
-        return [
-            FilePair(split, word, f"{safe_key(lq.stem)}-{i:06d}", lq, clean.get(lq.stem))
-            for i, lq in enumerate(list_images(folder / "LQ"))
-        ]
+    split: str
+    word: str
+    key: str
+    source: str
+    gt: Path
+    seed: int
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The one degradation."""
+        return (self.word,)
+
+    @property
+    def pixels(self) -> int:
+        """By the image's header."""
+        return count_pixels(self.gt)
+
+    def make(self) -> tuple[Pixels, Pixels]:
+        """Read it and degrade it."""
+        clean = read_image(self.gt)
+        return degrade(self.word, clean, stable_seed(self.seed, self.source, self.word)), clean
 
 
 def check_words(words: Sequence[str], known: Sequence[str], where: str) -> None:
@@ -215,9 +154,10 @@ def check_words(words: Sequence[str], known: Sequence[str], where: str) -> None:
         )
 
 
-def safe_key(name: str) -> str:
-    """A name in the alphabet WebDataset keys are safe in."""
-    return re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")
+def sample_key(name: str, number: int) -> str:
+    """A key for a file name, in the alphabet WebDataset keys are safe in, unique by its number."""
+    safe = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")
+    return f"{safe[:64]}-{number:06d}"
 
 
 def stable_seed(*parts: object) -> int:
@@ -226,24 +166,6 @@ def stable_seed(*parts: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def random_crop(
-    image: Pixels, side: int, zoom: tuple[float, float], rng: np.random.Generator, name: str
-) -> Pixels:
-    """A random square of `zoom` times `side` pixels, resized to `side`.
-
-    Raises:
-        BadImage: the image is smaller than `side`.
-    """
-    shorter = min(image.shape[:2])
-    if shorter < side:
-        raise BadImage(f"{name} is {_size(image)}, smaller than the crop of {side}")
-    window = min(shorter, round(side * rng.uniform(*zoom)))
-    top = int(rng.integers(image.shape[0] - window + 1))
-    left = int(rng.integers(image.shape[1] - window + 1))
-    square = image[top : top + window, left : left + window]
-    resized = cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(resized, dtype=np.uint8)
-
-
-def _size(image: Pixels) -> str:
+def size_text(image: Pixels) -> str:
+    """`WIDTHxHEIGHT`, for messages."""
     return f"{image.shape[1]}x{image.shape[0]}"

@@ -1,150 +1,236 @@
-"""Random access to the samples of shards, by the headers of their tars."""
+"""Random access to the samples of shards, near and far."""
 
 from __future__ import annotations
 
+import io
 import json
-import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from tokenize import TokenError
+from typing import Any, BinaryIO, NamedTuple, overload
 
+import numpy as np
+
+from datamodules.headers import KINDS
 from datamodules.images import BadImage, Pixels, decode_image
-from datamodules.shards import BadShard, Shard, read_index
+from datamodules.shards import BadShard
+from datamodules.stores import ShardStore, open_store
 
-FIELDS = ("lq.png", "gt.png", "json")
-
-
-class Sample(NamedTuple):
-    """One degraded image with everything known of it."""
-
-    lq: Pixels
-    gt: Pixels
-    caption: str
-    """Of the clean image; empty where captions are not asked for."""
-    degradation: str
-    source: str
-    """Name of the clean photograph."""
-    key: str
-    """`SHARD/KEY`."""
+TAR_BLOCK = 512
+NPY_HEADER = 128
+"""Bytes of the header of an `npy` image."""
 
 
-@dataclass(frozen=True)
-class SampleAddress:
-    """Where a sample's bytes lie: offset and length of each field in its shard."""
+class Window(NamedTuple):
+    """A rectangle of an image, in pixels."""
 
-    shard: Path
-    key: str
-    fields: Mapping[str, tuple[int, int]]
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class OpenSample:
+    """A sample in an open shard."""
+
+    def __init__(self, file: BinaryIO, row: Any, shard: str) -> None:
+        """`row` is of headers.ROW."""
+        self._file, self._row, self._shard = file, row, shard
+        self._decoded: dict[str, Pixels] = {}
 
     @property
     def name(self) -> str:
-        """`SHARD/KEY`."""
-        return f"{self.shard.name}/{self.key}"
+        """`SHARD/KEY`, the key as the tar has it."""
+        start = int(self._row["json"]["offset"]) - TAR_BLOCK
+        member = self._read(start, 100, "header").rstrip(b"\0").decode("utf-8", "replace")
+        return f"{self._shard}/{member.partition('.')[0]}"
 
-    def read(self, field: str) -> bytes:
-        """A field's bytes.
-
-        Raises:
-            BadShard: the shard is gone or shorter than when it was indexed.
-        """
-        offset, size = self.fields[field]
-        try:
-            with self.shard.open("rb") as file:
-                file.seek(offset)
-                data = file.read(size)
-        except OSError as error:
-            raise BadShard(f"{self.shard}: cannot be read ({error.strerror})") from error
-        if len(data) < size:
-            raise BadShard(f"{self.shard}: truncated inside {self.key}.{field}")
-        return data
+    @property
+    def has_lq(self) -> bool:
+        """Whether the degraded image is stored."""
+        return bool(self._row["lq"]["kind"])
 
     def origin(self) -> dict[str, Any]:
-        """The sample's `json` field: word, split, source, gt_sha256.
+        """The sample's `json` field: split, source, gt_sha256.
 
         Raises:
             BadImage: it is no JSON, or lacks one of these.
         """
+        data = self._member("json")
         try:
-            origin: dict[str, Any] = json.loads(self.read("json"))
-            return {name: origin[name] for name in ("word", "split", "source", "gt_sha256")}
+            found = json.loads(data)
+            return {name: found[name] for name in ("split", "source", "gt_sha256")}
         except (ValueError, KeyError, TypeError) as error:
-            raise BadImage(f"{self.shard}/{self.key}.json: damaged ({error!r})") from error
+            raise BadImage(f"{self.name}.json: damaged ({error!r})") from error
 
-    def image(self, field: str) -> Pixels:
-        """A decoded image field."""
-        return decode_image(self.read(field), f"{self.shard}/{self.key}.{field}")
+    def size(self, field: str) -> tuple[int, int]:
+        """Height and width of an image; of `npy`, without reading it."""
+        if self._kind(field) == "npy":
+            return self._array(field)[:2]
+        height, width = self.pixels(field, None).shape[:2]
+        return height, width
 
-    def load(self, captions: Mapping[str, str] | None) -> Sample:
-        """The whole sample, with its caption by the clean image's hash; None needs no caption.
+    def pixels(self, field: str, window: Window | None) -> Pixels:
+        """A window of `lq` or `gt`, the whole image by default.
 
         Raises:
-            BadImage: a field is damaged, the images differ in size, or the caption is missing.
-            BadShard: the shard changed since it was indexed.
+            BadImage: it is damaged.
+            BadShard: the shard is shorter than when it was indexed.
         """
-        origin, lq, gt = self.origin(), self.image("lq.png"), self.image("gt.png")
-        if lq.shape != gt.shape:
-            raise BadImage(f"{self.name}: lq is {lq.shape[:2]}, gt is {gt.shape[:2]}")
-        caption = "" if captions is None else captions.get(origin["gt_sha256"], "")
-        if captions is not None and not caption:
-            raise BadImage(f"{self.name}: no caption; run `make captions` for these shards")
-        return Sample(lq, gt, caption, origin["word"], origin["source"], self.name)
+        if self._kind(field) == "npy":
+            return self._rows(field, window)
+        if field not in self._decoded:
+            self._decoded[field] = decode_image(self._member(field), self._field_name(field))
+        image = self._decoded[field]
+        return image if window is None else _cut(image, window)
+
+    def _rows(self, field: str, window: Window | None) -> Pixels:
+        height, width, start = self._array(field)
+        top, left, rows, columns = window or Window(0, 0, height, width)
+        data = self._read(start + top * width * 3, rows * width * 3, field)
+        image: Pixels = np.frombuffer(data, np.uint8).reshape(rows, width, 3)
+        return image[:, left : left + columns]
+
+    def _array(self, field: str) -> tuple[int, int, int]:
+        """Height, width and offset of the pixels of an `npy` image."""
+        offset, size = int(self._row[field]["offset"]), int(self._row[field]["size"])
+        head = io.BytesIO(self._read(offset, min(size, NPY_HEADER), field))
+        try:
+            np.lib.format.read_magic(head)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
+            height, width, channels = shape
+            if channels != 3 or fortran or dtype != np.uint8:
+                raise ValueError(f"not RGB of 8 bit: {shape}, {dtype}")
+            if head.tell() + height * width * 3 != size:
+                raise ValueError(f"{size} bytes for {width}x{height} pixels")
+        except (ValueError, SyntaxError, TypeError, TokenError) as error:  # NumPy lets all escape
+            raise BadImage(f"{self._field_name(field)}: damaged image ({error})") from error
+        return height, width, offset + head.tell()
+
+    def _member(self, field: str) -> bytes:
+        return self._read(int(self._row[field]["offset"]), int(self._row[field]["size"]), field)
+
+    def _kind(self, field: str) -> str:
+        return KINDS[int(self._row[field]["kind"])]
+
+    def _field_name(self, field: str) -> str:
+        return f"{self.name}.{field}.{self._kind(field)}"
+
+    def _read(self, offset: int, size: int, field: str) -> bytes:
+        try:
+            self._file.seek(offset)
+            data = self._file.read(size)
+        except OSError as error:
+            raise BadShard(f"{self._shard}: cannot be read ({error.strerror})") from error
+        if len(data) < size:
+            raise BadShard(f"{self._shard}: truncated inside a sample's {field}, at byte {offset}")
+        return data
 
 
-def index_shard(path: Path, expected: Shard) -> list[SampleAddress]:
-    """Read a shard's tar headers.
+@dataclass(frozen=True)
+class SampleAddress:
+    """Where a sample is stored."""
 
-    Raises:
-        BadShard: it is missing, is truncated, or does not hold what the index says.
-    """
-    _check_size(path, expected)
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                key, _, field = member.name.partition(".")
-                samples.setdefault(key, {})[field] = (member.offset_data, member.size)
-    except tarfile.TarError as error:
-        raise BadShard(f"{path}: not a whole tar ({error}); make the shards again") from error
-    for key, fields in samples.items():
-        if missing := set(FIELDS) - set(fields):
-            raise BadShard(f"{path}: sample {key} has no {', '.join(sorted(missing))}")
-    if len(samples) != expected.count:
-        raise BadShard(f"{path}: holds {len(samples)} samples, the index says {expected.count}")
-    return [SampleAddress(path, key, fields) for key, fields in samples.items()]
+    store: ShardStore
+    shard: int
+    row: int
+    word: str
+    """The degradation it is drawn for."""
+
+    @contextmanager
+    def open(self) -> Iterator[OpenSample]:
+        """Open its shard.
+
+        Raises:
+            BadShard: the shard is gone or has changed.
+        """
+        row = self.store.table(self.shard)[self.row]
+        with self.store.open(self.shard) as file:
+            yield OpenSample(file, row, self.store.shards[self.shard].name)
+
+    @property
+    def name(self) -> str:
+        """`SHARD/KEY`."""
+        with self.open() as sample:
+            return sample.name
+
+    def origin(self) -> dict[str, Any]:
+        """See OpenSample.origin."""
+        with self.open() as sample:
+            return sample.origin()
+
+    def image(self, field: str) -> Pixels:
+        """The whole `lq` or `gt`."""
+        with self.open() as sample:
+            return sample.pixels(field, None)
 
 
-def _check_size(path: Path, expected: Shard) -> None:
-    if not path.is_file():
-        raise BadShard(f"{path}: missing, though the index lists it; run `make shards`")
-    if (size := path.stat().st_size) != expected.bytes:
-        raise BadShard(f"{path}: {size} bytes, the index says {expected.bytes}; make it again")
+class Samples(Sequence[SampleAddress]):
+    """The samples of some shards, without a list of them."""
+
+    def __init__(self, store: ShardStore, numbers: Sequence[int], word: str | None = None) -> None:
+        """Those of the shards with these numbers, for a word or each for the first of its own."""
+        self.store, self.word = store, word
+        self.counts = tuple(store.shards[number].count for number in numbers)
+        """Samples of each shard."""
+        self._numbers, self._starts = tuple(numbers), np.cumsum([0, *self.counts])
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return int(self._starts[-1])
+
+    @overload
+    def __getitem__(self, i: int) -> SampleAddress: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[SampleAddress]: ...
+    def __getitem__(self, i: int | slice) -> SampleAddress | list[SampleAddress]:
+        """Sample i, shard after shard."""
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        part = int(np.searchsorted(self._starts, i, side="right")) - 1
+        number = self._numbers[part]
+        word = self.word or self.store.shards[number].words[0]
+        return SampleAddress(self.store, number, i - int(self._starts[part]), word)
 
 
 class ShardSet:
     """All samples of one split, by degradation word."""
 
     def __init__(self, directory: Path, split: str) -> None:
-        """Index the shards of a split.
+        """Open the shards that the index in a folder lists.
 
         Raises:
             BadShard: a shard is not what the index says.
             ValueError: the split has no sample.
         """
-        self.tasks: dict[str, list[SampleAddress]] = {}
-        for shard in read_index(directory):
-            if shard.split == split:
-                addresses = index_shard(directory / shard.name, shard)
-                self.tasks.setdefault(shard.word, []).extend(addresses)
-        self.tasks = {word: self.tasks[word] for word in sorted(self.tasks) if self.tasks[word]}
-        if not self.tasks:
+        self.store = open_store(directory)
+        shards = list(enumerate(self.store.shards))
+        self._numbers = [n for n, shard in shards if shard.split == split and shard.count]
+        if not self._numbers:
             raise ValueError(f"no {split} samples in {directory}; run `make shards`")
+        words = sorted({word for n in self._numbers for word in self.store.shards[n].words})
+        self.tasks = {
+            word: Samples(self.store, [n for n in self._numbers if self._serves(n, word)], word)
+            for word in words
+        }
 
     @property
     def words(self) -> tuple[str, ...]:
         """The degradation words, sorted."""
         return tuple(self.tasks)
 
-    def all(self) -> list[SampleAddress]:
-        """Every sample, task after task."""
-        return [address for addresses in self.tasks.values() for address in addresses]
+    def all(self) -> Samples:
+        """Every stored sample once, in the order of the shards."""
+        return Samples(self.store, self._numbers)
+
+    def _serves(self, number: int, word: str) -> bool:
+        return word in self.store.shards[number].words
+
+
+def _cut(image: Pixels, window: Window) -> Pixels:
+    top, left, height, width = window
+    return image[top : top + height, left : left + width]

@@ -1,26 +1,32 @@
-"""Shards: plain WebDataset tars of pairs, with an index that says what each must hold.
+"""Shards: plain WebDataset tars of samples, with an index that says what each must hold.
 
-A sample is three members, `KEY.lq.png`, `KEY.gt.png` and `KEY.json`. Shards are named
-`WORD-SPLIT-000000.tar`, so that no two share a name in any cache. They appear whole or not at
-all, and the index, `index.json`, comes last.
+A sample is `KEY.lq.EXT`, `KEY.gt.EXT` and `KEY.json`; without `lq` it is a clean image that
+training degrades. EXT is `npy`, three bytes a pixel, from which a crop is read without decoding the
+rest, or `png`. Shards are named `WORD-SPLIT-000000.tar`, so that no two share a name in any cache.
+They appear whole or not at all, and the index, `index.json`, comes last.
 """
 
 from __future__ import annotations
 
+import os
+import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 
 from tqdm import tqdm
 
-from datamodules.files import atomic_write, file_hash, read_json, write_json
-from datamodules.images import BadImage, content_hash, encode_png
-from datamodules.pairs import PlannedPair
+from datamodules.files import atomic_write, file_hash, read_json, remove_partial, write_json
+from datamodules.images import ENCODERS, BadImage, Pixels, content_hash
+from datamodules.pairs import PlannedSample
 
 INDEX = "index.json"
+CLEAN = "clean"
+"""Instead of the word, in the name of a shard whose images serve several words."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +34,37 @@ class Shard:
     """What the index says of one shard."""
 
     name: str
-    word: str
+    words: list[str]
     split: str
     count: int
     bytes: int
     sha256: str
     skipped: list[str]
-    """Pairs left out while it was made, each with the reason."""
+    """Samples left out while it was made, each with the reason."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How samples are stored.
+
+    Attributes:
+        encoding: of training images, a key of ENCODERS; validation images are PNG.
+        tile: training images with a longer side are cut into tiles of at most this side, in pixels;
+            None keeps them whole. Validation images stay whole.
+        shard_mb: about how many megabytes of pixels a shard holds.
+    """
+
+    encoding: str
+    tile: int | None
+    shard_mb: float
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.encoding not in ENCODERS:
+            known = ", ".join(ENCODERS)
+            raise ValueError(f"shards.format.encoding={self.encoding!r}; choose one of: {known}")
+        if self.tile is not None and self.tile < 32:
+            raise ValueError(f"shards.format.tile={self.tile}; tiles have at least 32 pixels")
 
 
 class BadShard(ValueError):
@@ -42,37 +72,38 @@ class BadShard(ValueError):
 
 
 class TooManyBadPairs(ValueError):
-    """More pairs had to be left out than the configuration allows."""
+    """More samples had to be left out than the configuration allows."""
 
 
 def write_shards(
-    pairs: Sequence[PlannedPair],
+    samples: Sequence[PlannedSample],
     directory: Path,
-    samples_per_shard: int,
+    form: Format,
     max_skipped_share: float,
     workers: int,
 ) -> list[Shard]:
-    """Make all pairs and write them as shards; what an earlier run finished is kept.
+    """Make all samples and write them as shards; what an earlier run finished is kept.
 
-    A training pair that cannot be made is left out and recorded; a validation pair is an error.
+    A training sample that cannot be made is left out and recorded; a validation sample is an error.
     `workers` is the number of processes besides this one; 0 does it all in this one.
 
     Raises:
-        BadImage: a validation pair cannot be made.
-        TooManyBadPairs: more than this share of the training pairs was left out.
+        BadImage: a validation sample cannot be made.
+        TooManyBadPairs: more than this share of the training samples was left out.
         OSError: a shard cannot be written.
     """
-    jobs = _plan_shards(pairs, samples_per_shard)
+    remove_partial(directory)
+    jobs = _plan_shards(samples, form.shard_mb * 1e6)
     shards: dict[str, Shard] = {}
-    with tqdm(total=len(pairs), desc="shards", unit="pair") as progress:
-        for name, shard in _finish_shards(directory, jobs, workers):
+    with tqdm(total=len(samples), desc="shards", unit="pair") as progress:
+        for name, shard in _finish_shards(directory, jobs, form, workers):
             shards[name] = shard
             progress.update(len(jobs[name]))
     result = [shards[name] for name in jobs]
-    _check_skipped(result, len(pairs), max_skipped_share)
+    _check_skipped(result, sum(sample.split == "train" for sample in samples), max_skipped_share)
     write_json(directory / INDEX, {"shards": [asdict(shard) for shard in result]})
     for name in jobs:
-        _sidecar(directory / name).unlink()
+        _sidecar(directory / name).unlink(missing_ok=True)
     return result
 
 
@@ -86,37 +117,85 @@ def read_index(directory: Path) -> list[Shard]:
     path = directory / INDEX
     if not path.is_file():
         raise FileNotFoundError(f"no shard index {path}; run `make shards` first")
+    return parse_index(read_json(path), str(path))
+
+
+def parse_index(index: object, name: str) -> list[Shard]:
+    """The shards that an index lists.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     try:
-        return [Shard(**entry) for entry in read_json(path)["shards"]]
+        shards = [Shard(**entry) for entry in index["shards"]]  # type: ignore[index]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a shard index ({error}); run `make shards`") from error
+        raise ValueError(f"{name} is not a shard index ({error}); run `make shards`") from error
+    names = Counter(shard.name for shard in shards)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"{name} lists {', '.join(twice)} more than once; run `make shards`")
+    return shards
+
+
+def tiles(height: int, width: int, tile: int) -> list[tuple[slice, slice]]:
+    """Cut an image into the fewest tiles of at most `tile` pixels a side, all about equally large.
+
+    Returns:
+        Rows and columns of each tile; together they cover every pixel once.
+    """
+    return [
+        (slice(top, bottom), slice(left, right))
+        for top, bottom in _cuts(height, tile)
+        for left, right in _cuts(width, tile)
+    ]
+
+
+def _cuts(length: int, longest: int) -> list[tuple[int, int]]:
+    count = -(-length // longest)
+    return [(length * i // count, length * (i + 1) // count) for i in range(count)]
 
 
 def _plan_shards(
-    pairs: Sequence[PlannedPair], samples_per_shard: int
-) -> dict[str, list[PlannedPair]]:
-    jobs: dict[str, list[PlannedPair]] = {}
-    ordered = sorted(pairs, key=lambda pair: (pair.split, pair.word))  # stable within a task
-    for (split, word), group in groupby(ordered, key=lambda pair: (pair.split, pair.word)):
-        members = list(group)
-        for number, start in enumerate(range(0, len(members), samples_per_shard)):
-            chunk = members[start : start + samples_per_shard]
-            jobs[f"{word}-{split}-{number:06d}.tar"] = chunk
+    samples: Sequence[PlannedSample], shard_bytes: float
+) -> dict[str, list[PlannedSample]]:
+    """The samples of each shard: of one task or one set of tasks, about equally many bytes."""
+
+    def task(sample: PlannedSample) -> tuple[str, tuple[str, ...]]:
+        return sample.split, sample.words
+
+    ordered = sorted(samples, key=task)  # stable within a task
+    with ThreadPoolExecutor(16) as pool:  # headers on a network file system take their time
+        sizes = list(tqdm(pool.map(_raw_bytes, ordered), "sizes", len(ordered), unit="pair"))
+    jobs: dict[str, list[PlannedSample]] = {}
+    number: Counter[str] = Counter()
+    for (split, words), group in groupby(zip(ordered, sizes, strict=True), lambda s: task(s[0])):
+        label = f"{words[0] if len(words) == 1 else CLEAN}-{split}"
+        filled = shard_bytes
+        for sample, size in group:
+            if filled + size > shard_bytes:
+                name, filled = f"{label}-{number[label]:06d}.tar", 0.0
+                number[label] += 1
+                jobs[name] = []
+            jobs[name].append(sample)
+            filled += size
     return jobs
 
 
+def _raw_bytes(sample: PlannedSample) -> int:
+    return sample.pixels * 3 * 2
+
+
 def _finish_shards(
-    directory: Path, jobs: Mapping[str, Sequence[PlannedPair]], workers: int
+    directory: Path, jobs: Mapping[str, Sequence[PlannedSample]], form: Format, workers: int
 ) -> Iterator[tuple[str, Shard]]:
     """Yield shards as they are finished, by this process or by `workers` others."""
     if workers == 0:
-        for name, pairs in jobs.items():
-            yield name, _finish_shard(directory / name, pairs)
+        for name, samples in jobs.items():
+            yield name, _finish_shard(directory / name, samples, form)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
         futures = {
-            pool.submit(_finish_shard, directory / name, pairs): name
-            for name, pairs in jobs.items()
+            pool.submit(_finish_shard, directory / name, samples, form): name
+            for name, samples in jobs.items()
         }
         try:
             for future in as_completed(futures):
@@ -126,64 +205,86 @@ def _finish_shards(
             raise
 
 
-def _finish_shard(path: Path, pairs: Sequence[PlannedPair]) -> Shard:
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, killed perhaps; a pool's workers would stay."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _finish_shard(path: Path, samples: Sequence[PlannedSample], form: Format) -> Shard:
     """Write one shard, or take what an interrupted run has finished."""
     sidecar = _sidecar(path)
     if path.is_file() and sidecar.is_file():
         return Shard(**read_json(sidecar))
-    shard = _write_shard(path, pairs)
+    shard = _write_shard(path, samples, form)
     write_json(sidecar, asdict(shard))
     return shard
 
 
-def _write_shard(path: Path, pairs: Sequence[PlannedPair]) -> Shard:
+def _write_shard(path: Path, samples: Sequence[PlannedSample], form: Format) -> Shard:
     import webdataset  # here, because it imports torch, which stages that are fresh do without
 
     skipped: list[str] = []
-    with atomic_write(path) as file:
-        # No times, owners or compression: the same pairs give the same bytes.
-        writer = webdataset.TarWriter(file, mtime=0, user="root", group="root")
-        for pair in pairs:
+    count = 0
+    # No times, owners or compression: the same samples give the same bytes.
+    plain = {"mtime": 0, "user": "root", "group": "root"}
+    with atomic_write(path) as file, webdataset.TarWriter(file, **plain) as writer:
+        for sample in samples:
             try:
-                writer.write(_members(pair))
+                lq, gt = sample.make()
             except BadImage as error:
-                if pair.split != "train":
+                if sample.split != "train":
                     raise
-                skipped.append(f"{pair.word}/{pair.key}: {error}")
-        writer.close()
+                skipped.append(f"{'+'.join(sample.words)}/{sample.key}: {error}")
+                continue
+            for members in _members(sample, lq, gt, form):
+                writer.write(members)
+                count += 1
     return Shard(
         name=path.name,
-        word=pairs[0].word,
-        split=pairs[0].split,
-        count=len(pairs) - len(skipped),
+        words=list(samples[0].words),
+        split=samples[0].split,
+        count=count,
         bytes=path.stat().st_size,
         sha256=file_hash(path),
         skipped=skipped,
     )
 
 
-def _members(pair: PlannedPair) -> dict[str, object]:
-    lq, gt = pair.make()
-    origin = {
-        "word": pair.word,
-        "split": pair.split,
-        "source": pair.source,
-        "gt_sha256": content_hash(gt),
-    }
-    return {
-        "__key__": pair.key,
-        "lq.png": encode_png(lq),
-        "gt.png": encode_png(gt),
-        "json": origin,
-    }
+def _members(
+    sample: PlannedSample, lq: Pixels | None, gt: Pixels, form: Format
+) -> Iterator[dict[str, object]]:
+    """The files of a sample, or of each of its tiles."""
+    train = sample.split == "train"
+    encoding = form.encoding if train else "png"
+    encode = ENCODERS[encoding]
+    height, width = gt.shape[:2]
+    windows = tiles(height, width, form.tile if train and form.tile else max(height, width))
+    for number, (rows, columns) in enumerate(windows):
+        clean = gt[rows, columns]
+        origin = {
+            "words": sample.words,
+            "split": sample.split,
+            "source": sample.source,
+            "gt_sha256": content_hash(clean),
+        }
+        key = sample.key if len(windows) == 1 else f"{sample.key}-{number:03d}"
+        degraded = {} if lq is None else {f"lq.{encoding}": encode(lq[rows, columns])}
+        yield {"__key__": key} | degraded | {f"gt.{encoding}": encode(clean), "json": origin}
 
 
-def _check_skipped(shards: Sequence[Shard], pairs: int, max_share: float) -> None:
+def _check_skipped(shards: Sequence[Shard], samples: int, max_share: float) -> None:
     skipped = [line for shard in shards for line in shard.skipped]
-    if len(skipped) > max_share * pairs:
+    if len(skipped) > max_share * samples:
         shown = "\n  ".join(skipped[:10])
         raise TooManyBadPairs(
-            f"{len(skipped)} of {pairs} pairs cannot be used, more than the share "
+            f"{len(skipped)} of {samples} training pairs cannot be used, more than the share "
             f"shards.max_skipped_share={max_share} allows. The first ones:\n  {shown}"
         )
 

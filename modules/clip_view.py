@@ -7,6 +7,7 @@ images' device: each bicubic pass ends on 8-bit levels, as Pillow's do.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -50,6 +51,7 @@ def random_clip_view(
     size: int,
     scale: tuple[float, float] = (0.9, 1.0),
     generator: torch.Generator | None = None,
+    extents: Tensor | None = None,
 ) -> Tensor:
     """Crop each image at random, scale the crop to a square and normalise.
 
@@ -58,12 +60,15 @@ def random_clip_view(
         size: side of the view, in pixels.
         scale: the least and the largest share of the image's area that a crop takes.
         generator: draws the crops; None for torch's default one.
+        extents: `[B, 2]`, height and width of the image in the upper left of each entry, where
+            the rest is padding; None where there is none.
 
     Returns:
         float32 `[B, 3, size, size]`, less CLIP's mean, over its standard deviation.
     """
-    height, width = images.shape[-2:]
-    crops = random_crops(len(images), height, width, scale, generator)
+    full = [(images.shape[-2], images.shape[-1])] * len(images)
+    sizes = full if extents is None else [(h, w) for h, w in extents.tolist()]
+    crops = random_crops(sizes, scale, generator)
     cut = (
         image[None, :, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
         for image, crop in zip(_levels(images), crops, strict=True)
@@ -72,20 +77,19 @@ def random_clip_view(
 
 
 def random_crops(
-    count: int,
-    height: int,
-    width: int,
+    sizes: Sequence[tuple[int, int]],
     scale: tuple[float, float],
     generator: torch.Generator | None = None,
 ) -> list[Crop]:
-    """Crops of uniform area, ratio of uniform logarithm in 3/4..4/3, and uniform place.
+    """A crop of each image of a given height and width.
 
-    Each is the first of ten draws that fits into the image, or else the largest central crop of
-    an allowed ratio, as with torchvision's RandomResizedCrop.
+    Its area is uniform, its ratio of uniform logarithm in 3/4..4/3, its place uniform. It is the
+    first of ten draws that fits into the image, or else the largest central crop of an allowed
+    ratio, as with torchvision's RandomResizedCrop.
     """
     device = None if generator is None else generator.device
-    draws = torch.rand(count, TRIES, 4, generator=generator, device=device)
-    return [_first_fitting(tries, height, width, scale) for tries in draws.tolist()]
+    draws = torch.rand(len(sizes), TRIES, 4, generator=generator, device=device).tolist()
+    return [_first_fitting(tries, *size, scale) for tries, size in zip(draws, sizes, strict=True)]
 
 
 def _first_fitting(

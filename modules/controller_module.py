@@ -28,6 +28,8 @@ class TrainingBatch(Protocol):
 
     lq: Tensor
     gt: Tensor
+    size: Tensor
+    """`[B, 2]`: height and width of each `lq`; what lies outside is padding."""
     caption: list[str]
     degradation: list[str]
     valid: Tensor
@@ -81,7 +83,8 @@ class ControllerModule(LightningModule):
         """Sum of both losses over the batches of all ranks."""
         generator = step_generator(self.device, self._seed, self.global_step, self.global_rank)
         images = batch.lq.float() / 255
-        view = random_clip_view(images, self.daclip.image_size, self._view_scale, generator)
+        side, extents = self.daclip.image_size, batch.size
+        view = random_clip_view(images, side, self._view_scale, generator, extents)
         embeddings = self.daclip(view)
         ids = self._ids(batch.degradation)
         captions = self._encode(batch.caption)
@@ -98,7 +101,11 @@ class ControllerModule(LightningModule):
 
     def validation_step(self, batch: TrainingBatch, batch_idx: int) -> None:
         """Share of samples whose degradation is recognised."""
-        view = clip_view(batch.lq.float() / 255, self.daclip.image_size)
+        images = (
+            image[:, :height, :width].float() / 255
+            for image, (height, width) in zip(batch.lq, batch.size.tolist(), strict=True)
+        )
+        view = torch.cat([clip_view(image[None], self.daclip.image_size) for image in images])
         degradation = normalize(self.daclip(view).degradation, dim=-1)
         found = (degradation @ self._encode(self.words).T).argmax(dim=-1)
         self.accuracy.update(found[batch.valid], self._ids(batch.degradation)[batch.valid])

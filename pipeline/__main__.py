@@ -17,7 +17,7 @@ EXPECTED = (ConfigError, ValueError, FileNotFoundError, OSError)
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
-    parser.add_argument("command", choices=[*STAGES, "restore"])
+    parser.add_argument("command", choices=[*STAGES, "verify", "restore"])
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="see conf/config.yaml")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     arguments = parser.parse_intermixed_args()
@@ -28,6 +28,10 @@ def main() -> int:
             from pipeline.restore import run
 
             run(config)
+        elif arguments.command == "verify":
+            from pipeline.shards import verify
+
+            verify(config)
         else:
             run_stage(STAGES[arguments.command], config)
     except KeyboardInterrupt:

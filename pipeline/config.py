@@ -23,11 +23,20 @@ class ConfigError(ValueError):
 
 
 @dataclass
+class FormatConfig:
+    """How samples are stored, as `datamodules.shards.Format` takes it."""
+
+    encoding: str = MISSING
+    tile: int | None = MISSING
+    shard_mb: float = MISSING
+
+
+@dataclass
 class ShardsConfig:
     """Making shards."""
 
     source: Node = MISSING
-    samples_per_shard: int = MISSING
+    format: FormatConfig = MISSING
     max_skipped_share: float = MISSING
 
 
@@ -52,6 +61,7 @@ class ClipConfig:
 class DataConfig:
     """Reading shards while training."""
 
+    shares: dict[str, int] = MISSING
     max_skipped_share: float = MISSING
     val_per_task: int = MISSING
 

@@ -81,7 +81,7 @@ def run(config: Config, folder: Path) -> None:
             file.flush()
     for word, addresses in shards.tasks.items():
         with atomic_write(folder / EXAMPLES / f"{word}.png") as picture:
-            picture.write(addresses[0].read("lq.png"))
+            picture.write(encode_png(addresses[0].image("lq")))
     found = partial(restored_path, folder / RESTORED)
     fid = fid_of(perceptual.fid, shards, found) if perceptual.fid else {}
     summary = summarise(rows, models.controller.words, perceptual.missing, fid)

@@ -55,7 +55,7 @@ def fid_of(
             continue
         metric.reset()
         for address in addresses:
-            metric.update(_batch(address.image("gt.png")), real=True)
+            metric.update(_batch(address.image("gt")), real=True)
             metric.update(_batch(read_image(restored(address.name))), real=False)
         scores[word] = float(metric.compute())
     return scores

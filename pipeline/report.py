@@ -11,6 +11,7 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from datamodules.files import atomic_write
+from datamodules.images import encode_png
 from datamodules.reader import ShardSet
 from pipeline.config import Config
 from pipeline.stage import code_version, read_record
@@ -81,9 +82,9 @@ def _gallery(
             pictures.append(
                 Pictures(
                     row,
-                    _data_url(address.read("lq.png")),
+                    _data_url(encode_png(address.image("lq"))),
                     _data_url(restored_path(restored, row.key).read_bytes()),
-                    _data_url(address.read("gt.png")),
+                    _data_url(encode_png(address.image("gt"))),
                 )
             )
     return pictures

@@ -1,4 +1,4 @@
-"""Stage: pairs of degraded and clean images into WebDataset shards."""
+"""Stage: pairs of degraded and clean images into WebDataset shards; and checking them."""
 
 from __future__ import annotations
 
@@ -6,25 +6,61 @@ import logging
 from collections import Counter
 from pathlib import Path
 
-from datamodules.pairs import PairSource
-from datamodules.shards import write_shards
+from datamodules.ready import ReadyShards
+from datamodules.shards import Format, Shard, read_index, write_shards
+from datamodules.verify import verify_shards
 from pipeline.config import Config, build
+from pipeline.stages import SHARDS
 
 log = logging.getLogger(__name__)
 
 
 def run(config: Config, folder: Path) -> None:
-    """Make the shards of both splits."""
-    source: PairSource = build(config.shards.source)
-    shards = write_shards(
-        source.plan(),
-        folder,
-        samples_per_shard=config.shards.samples_per_shard,
-        max_skipped_share=config.shards.max_skipped_share,
-        workers=config.workers,
+    """Make the shards of both splits, or link to those that are ready."""
+    source = build(config.shards.source)
+    shards = (
+        source.link(folder)
+        if isinstance(source, ReadyShards)
+        else write_shards(
+            source.plan(),
+            folder,
+            Format(**vars(config.shards.format)),
+            config.shards.max_skipped_share,
+            config.workers,
+        )
     )
     for split in ("train", "val"):
-        counts = Counter({s.word: s.count for s in shards if s.split == split})
-        log.info("%s: %d pairs of %d tasks", split, counts.total(), len(counts))
+        counts = _counts([shard for shard in shards if shard.split == split])
+        shown = ", ".join(f"{word} {count}" for word, count in sorted(counts.items()))
+        log.info("%s: %s", split, shown or "nothing")
     for line in (line for shard in shards for line in shard.skipped):
         log.warning("left out %s", line)
+
+
+def verify(config: Config) -> None:
+    """Check the shards of a run.
+
+    Raises:
+        ValueError: they have faults, which are logged.
+    """
+    folder = SHARDS.folder(config)
+    faults = 0
+    for fault in verify_shards(folder, config.workers):
+        log.error("%s", fault)
+        faults += 1
+    shards = read_index(folder)
+    if faults:
+        raise ValueError(
+            f"{faults} faults in the {len(shards)} shards of {folder}; delete the named files and "
+            f"{folder / 'index.json'}, then run `make shards`, or fetch them again"
+        )
+    size = sum(shard.bytes for shard in shards)
+    samples = sum(shard.count for shard in shards)
+    log.info("%d shards, %d samples, %.1f MB: whole", len(shards), samples, size / 1e6)
+
+
+def _counts(shards: list[Shard]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for shard in shards:
+        counts.update(dict.fromkeys(shard.words, shard.count))
+    return counts

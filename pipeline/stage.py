@@ -39,11 +39,13 @@ class Stage:
     sections: Sequence[str]
     """The sections of the configuration its result depends on, besides the seed."""
     inputs: Callable[[Config], list[Path]]
-    """The files its result depends on."""
+    """The files its result depends on, by content."""
     outputs: Sequence[str]
     """The files in its folder without which it is not whole."""
     run: Callable[[Config, Path], None]
     """Do the work in a folder, going on from what an interrupted run has left there."""
+    many_inputs: Callable[[Config], list[Path]] = lambda config: []
+    """Further files, too many to read each time: by name, size and time of change."""
 
     def folder(self, config: Config) -> Path:
         """Where the stage keeps what it makes."""
@@ -84,6 +86,8 @@ def describe(stage: Stage, config: Config) -> dict[str, Any]:
     """What the result of a stage depends on, and the code version for the record."""
     settings = asdict(config)
     inputs = {str(path): _hash_input(path) for path in stage.inputs(config)}
+    if many := stage.many_inputs(config):
+        inputs[f"{len(many)} source files"] = _hash_listing(many)
     depends = {
         "stage": stage.name,
         "seed": config.seed,
@@ -134,6 +138,14 @@ def _hash_input(path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; it is made by an earlier stage, or named wrongly")
     return file_hash(path)
+
+
+def _hash_listing(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
 
 
 def _record(folder: Path, wanted: dict[str, Any], status: str, started: datetime) -> None:

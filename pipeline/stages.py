@@ -63,9 +63,10 @@ def _controller_inputs(config: Config) -> list[Path]:
 SHARDS = Stage(
     name="shards",
     sections=["shards"],
-    inputs=_source_files,
+    inputs=lambda config: [],
     outputs=[INDEX],
     run=_work_of("pipeline.shards"),
+    many_inputs=_source_files,
 )
 CAPTIONING = Stage(
     name="captions",

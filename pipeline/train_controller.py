@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from datamodules.datasets import whole_image
+from datamodules.datasets import collate_padded
 from datamodules.mixed import MixedData
+from datamodules.views import whole_image
 from modules.controller_module import ControllerModule
 from modules.daclip import build_daclip
 from pipeline.config import Config, build
@@ -23,11 +24,14 @@ def run(config: Config, folder: Path) -> None:
         shards=SHARDS.folder(config),
         captions=caption_file(config),
         augment=whole_image,
+        with_clean=False,
+        collate=collate_padded,
         batch_size=stage.batch_size,
         val_batch_size=config.evaluate.batch_size,
         val_per_task=None,
         workers=config.workers,
         seed=config.seed,
+        shares=config.data.shares,
         max_skipped_share=config.data.max_skipped_share,
     )
     torch.manual_seed(config.seed)

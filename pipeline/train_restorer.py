@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
-from datamodules.datasets import random_patch
+from datamodules.datasets import collate
 from datamodules.mixed import MixedData
+from datamodules.views import random_patch
 from modules.prediction import parameterisation
 from modules.restorer import Denoiser, Sampling
 from modules.restorer_module import RestorerModule
@@ -27,11 +28,14 @@ def run(config: Config, folder: Path) -> None:
         shards=SHARDS.folder(config),
         captions=None,
         augment=random_patch(stage.patch),
+        with_clean=True,
+        collate=collate,
         batch_size=stage.batch_size,
         val_batch_size=config.evaluate.batch_size,
         val_per_task=config.data.val_per_task,
         workers=config.workers,
         seed=config.seed,
+        shares=config.data.shares,
         max_skipped_share=config.data.max_skipped_share,
     )
     torch.manual_seed(config.seed)

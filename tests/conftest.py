@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.folders import PairFolder
+from datamodules.shards import Format
 from pipeline.config import Config, load_config
 
 TINY_RUN = [
@@ -69,6 +72,18 @@ def pair_folder(tmp_path: Path, save_image: Callable[..., Path]) -> Path:
                 save_image(f"pairs/{split}/{word}/GT/{word}{i}.png", seed=i)
                 save_image(f"pairs/{split}/{word}/LQ/{word}{i}.png", seed=i + 10)
     return tmp_path / "pairs"
+
+
+def paired_folder(root: Path, **changes: Any) -> PairFolder:
+    """A source of pairs below a folder."""
+    settings = {"splits": ["train", "val"], "words": None, "synthetic": [], "seed": 0}
+    return PairFolder(root=str(root), **(settings | changes))
+
+
+def form(**changes: Any) -> Format:
+    """A format of shards that hold two of the small pictures each."""
+    pair_mb = 40 * 48 * 3 * 2 / 1e6
+    return Format(**({"encoding": "npy", "tile": None, "shard_mb": 2 * pair_mb} | changes))
 
 
 @pytest.fixture

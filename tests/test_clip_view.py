@@ -83,7 +83,7 @@ def test_half_precision_images_give_float32():
 def test_random_view_is_pillow_s_of_the_same_crop(height, width):
     image = noise(height, width)
     view = random_clip_view(tensor(image), 64, (0.3, 1.0), generator(5))[0]
-    (crop,) = random_crops(1, height, width, (0.3, 1.0), generator(5))
+    (crop,) = random_crops([(height, width)], (0.3, 1.0), generator(5))
     right, bottom = crop.left + crop.width, crop.top + crop.height
     scaled = image.crop((crop.left, crop.top, right, bottom))
     scaled = scaled.resize((64, crop.height), Image.Resampling.BICUBIC)
@@ -110,7 +110,7 @@ def test_crops_are_distributed_as_torchvision_s(height, width, scale):
     theirs = torch.tensor(
         [RandomResizedCrop.get_params(image, scale, (3 / 4, 4 / 3)) for _ in range(count)]
     ).double()
-    ours = torch.tensor(random_crops(count, height, width, scale, generator(0))).double()
+    ours = torch.tensor(random_crops([(height, width)] * count, scale, generator(0))).double()
     assert (ours >= 0).all()
     assert (ours[:, 0] + ours[:, 2] <= height).all()
     assert (ours[:, 1] + ours[:, 3] <= width).all()
@@ -121,7 +121,7 @@ def test_crops_are_distributed_as_torchvision_s(height, width, scale):
 
 
 def test_crops_lie_everywhere():
-    crops = random_crops(2000, 8, 8, (0.5, 0.6), generator(0))
+    crops = random_crops([(8, 8)] * 2000, (0.5, 0.6), generator(0))
     for height in {crop.height for crop in crops}:
         tops = {crop.top for crop in crops if crop.height == height}
         assert tops == set(range(8 - height + 1))

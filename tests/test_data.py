@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from datamodules.captions import CAPTIONS, write_captions
 from datamodules.datasets import (
@@ -17,29 +19,33 @@ from datamodules.datasets import (
     DrawDataset,
     TooManyBadSamples,
     collate,
-    random_patch,
-    whole_image,
+    collate_padded,
 )
-from datamodules.images import BadImage
+from datamodules.images import BadImage, read_image
 from datamodules.mixed import MixedData
 from datamodules.mixture import DrawSampler, Mixture, ShareSampler
-from datamodules.pairs import PairFolder
 from datamodules.reader import ShardSet
 from datamodules.shards import write_shards
+from datamodules.views import Augment, random_patch, whole_image
+from tests.conftest import form, paired_folder
+
+Save = Callable[..., Path]
 
 
 @pytest.fixture
 def shards(pair_folder: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "shards"
-    write_shards(PairFolder(str(pair_folder), None).plan(), folder, 2, 0.0, workers=0)
+    write_shards(paired_folder(pair_folder).plan(), folder, form(encoding="png"), 0.0, workers=0)
     return folder
 
 
 def spoil(shards: Path, name: str, key: str) -> None:
     """Overwrite the middle of a sample's degraded image inside its shard."""
-    address = next(a for a in ShardSet(shards, name.split("-")[1]).all() if a.key == key)
-    offset, size = address.fields["lq.png"]
-    with address.shard.open("r+b") as file:
+    samples = ShardSet(shards, name.split("-")[1]).all()
+    address = next(a for a in samples if a.name.endswith(f"/{key}"))
+    offset, size, _ = address.store.table(address.shard)[address.row]["lq"].tolist()
+    path = shards / address.store.shards[address.shard].name
+    with path.open("r+b") as file:
         file.seek(offset + 8)
         file.write(b"\xff" * (size - 8))
 
@@ -49,14 +55,23 @@ def data_module(shards: Path, **changes: object) -> MixedData:
         "shards": shards,
         "captions": None,
         "augment": random_patch(16),
+        "with_clean": True,
+        "collate": collate,
         "batch_size": 4,
         "val_batch_size": 2,
         "val_per_task": None,
         "workers": 0,
         "seed": 0,
+        "shares": {},
         "max_skipped_share": 0.01,
     }
     return MixedData(**(settings | changes))  # type: ignore[arg-type]
+
+
+def draws_of(shards: Path, augment: Augment, **changes: object) -> DrawDataset:
+    found = ShardSet(shards, "train")
+    mixture = Mixture({word: samples.counts for word, samples in found.tasks.items()}, 0)
+    return DrawDataset(found, None, mixture, augment, **({"with_clean": True} | changes))  # type: ignore[arg-type]
 
 
 def batches(data: MixedData, count: int) -> Iterator[Batch]:
@@ -64,12 +79,12 @@ def batches(data: MixedData, count: int) -> Iterator[Batch]:
 
 
 def test_tasks_come_in_equal_shares_whatever_their_sizes() -> None:
-    mixture = Mixture({"few": 2, "many": 100, "some": 7}, seed=0)
+    mixture = Mixture({"few": [2], "many": [60, 40], "some": [7]}, seed=0)
     assert Counter(mixture(n)[0] for n in range(300)) == {"few": 100, "many": 100, "some": 100}
 
 
 def test_each_epoch_of_a_task_holds_every_sample_once_in_a_new_order() -> None:
-    mixture = Mixture({"a": 5, "b": 50}, seed=0)
+    mixture = Mixture({"a": [5], "b": [50]}, seed=0)
     drawn = [position for word, position in map(mixture, range(400)) if word == "b"]
     first, second = drawn[:50], drawn[50:100]
     assert sorted(first) == sorted(second) == list(range(50))
@@ -77,7 +92,7 @@ def test_each_epoch_of_a_task_holds_every_sample_once_in_a_new_order() -> None:
 
 
 def test_mixture_depends_on_its_seed_alone() -> None:
-    draws = [[Mixture({"a": 9, "b": 9}, seed)(n) for n in range(40)] for seed in (0, 0, 1)]
+    draws = [[Mixture({"a": [9], "b": [9]}, seed)(n) for n in range(40)] for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
 
 
@@ -94,17 +109,26 @@ def test_validation_shares_hold_each_sample_once(size: int, world: int) -> None:
     assert sorted(n for share in shares for n in share if n < size) == list(range(size))
 
 
-def test_patches_of_both_images_are_one_view() -> None:
-    lq = np.arange(40 * 50 * 3, dtype=np.uint32).reshape(40, 50, 3) % 251
-    lq = lq.astype(np.uint8)
-    augment = random_patch(16)
-    seen = set()
-    for seed in range(40):
-        a, b = augment(lq, 255 - lq, np.random.default_rng(seed))
-        assert a.shape == (16, 16, 3)
-        assert np.array_equal(a, 255 - b)
-        seen.add(a.tobytes())
+def test_patches_lie_inside_and_differ() -> None:
+    view = random_patch(16)
+    seen = {view(40, 50, np.random.default_rng(seed)) for seed in range(40)}
     assert len(seen) == 40
+    assert all(v.window.top + 16 <= 40 and v.window.left + 16 <= 50 for v in seen)
+    assert {(v.turns, v.flip) for v in seen} == {(t, f) for t in range(4) for f in (False, True)}
+
+
+def test_patches_of_both_images_are_one_view(tmp_path: Path, save_image: Save) -> None:
+    for split in ("train", "val"):
+        path = save_image(f"pairs/{split}/noisy/GT/a.png", seed=3)
+        negative = Image.fromarray(255 - read_image(path))
+        (tmp_path / f"pairs/{split}/noisy/LQ").mkdir()
+        negative.save(tmp_path / f"pairs/{split}/noisy/LQ/a.png")
+    write_shards(paired_folder(tmp_path / "pairs").plan(), tmp_path / "s", form(), 0.0, workers=0)
+    dataset = draws_of(tmp_path / "s", random_patch(16))
+    for n in range(20):
+        sample = dataset[n].sample
+        assert sample.lq.shape == (16, 16, 3)
+        assert np.array_equal(sample.lq, 255 - sample.gt)
 
 
 def test_batches_do_not_depend_on_workers(shards: Path) -> None:
@@ -120,7 +144,7 @@ def test_batches_do_not_depend_on_workers(shards: Path) -> None:
 def test_resumed_data_goes_on_with_the_next_draw(shards: Path) -> None:
     straight = list(batches(data_module(shards), 5))
     resumed = data_module(shards)
-    resumed.load_state_dict({"draws": 8, "skipped": 0})
+    resumed.load_state_dict({"draws": 8, "skipped": 0, "drawn": {}})
     for a, b in zip(straight[2:], batches(resumed, 3), strict=True):
         assert torch.equal(a.lq, b.lq)
 
@@ -131,11 +155,10 @@ def test_validation_sees_every_sample_once(shards: Path) -> None:
 
 
 def test_validation_can_be_limited_per_task(pair_folder: Path, tmp_path: Path) -> None:
-    plan = PairFolder(str(pair_folder), None).plan()
-    swapped = [pair for pair in plan if pair.split == "train"]
-    for pair in swapped:
-        object.__setattr__(pair, "split", "val")
-    write_shards(swapped, tmp_path / "s", 2, 0.0, workers=0)
+    plan = paired_folder(pair_folder).plan()
+    train = [pair for pair in plan if pair.split == "train"]
+    val = [replace(pair, split="val") for pair in train]  # type: ignore[type-var]
+    write_shards(train + val, tmp_path / "s", form(), 0.0, workers=0)
     loader = data_module(tmp_path / "s", val_per_task=2).val_dataloader()
     words = Counter(word for batch in loader for word in batch.degradation)
     assert words == {"noisy": 2, "rainy": 2}
@@ -153,18 +176,17 @@ def test_damaged_training_sample_is_passed_over_by_name(shards: Path) -> None:
 
 
 def test_image_smaller_than_the_patch_is_passed_over_by_name(shards: Path) -> None:
-    dataset = DrawDataset(
-        ShardSet(shards, "train"), None, Mixture({"noisy": 3, "rainy": 3}, 0), random_patch(41)
-    )
+    dataset = draws_of(shards, random_patch(41))
     with pytest.raises(TooManyBadSamples, match="48x40 is smaller than the patch of 41"):
         dataset[0]
 
 
 def test_too_many_damaged_samples_stop_training(shards: Path) -> None:
     data = data_module(shards)
-    with pytest.raises(TooManyBadSamples, match=r"data\.max_skipped_share"):
-        for _ in range(20):
-            data._count_skipped(["x"], world=1)
+    for _ in range(10):  # of each word one draw, and one skipped: 10 of at least 1000 draws
+        data._count(torch.tensor([1, 1, 1]))
+    with pytest.raises(TooManyBadSamples, match=r"11 of 0 .*data\.max_skipped_share"):
+        data._count(torch.tensor([1, 1, 1]))
 
 
 def test_damaged_validation_sample_is_an_error(shards: Path) -> None:
@@ -173,15 +195,15 @@ def test_damaged_validation_sample_is_an_error(shards: Path) -> None:
         list(data_module(shards).val_dataloader())
 
 
-def test_mixed_sizes_in_a_batch_are_explained(shards: Path) -> None:
-    items = [
-        DrawDataset(ShardSet(shards, "train"), None, Mixture({"noisy": 3, "rainy": 3}, 0), augment)[
-            0
-        ]
-        for augment in (whole_image, random_patch(16))
-    ]
+def test_mixed_sizes_in_a_batch_are_explained_or_padded(shards: Path) -> None:
+    items = [draws_of(shards, augment)[0] for augment in (whole_image, random_patch(16))]
     with pytest.raises(ValueError, match="set the stage's batch_size to 1"):
         collate(items)
+    batch = collate_padded(items)
+    assert batch.lq.shape == (2, 3, 40, 48)
+    assert batch.size.tolist() == [[40, 48], [16, 16]]
+    assert np.array_equal(batch.lq[1, :, :16, :16].permute(1, 2, 0), items[1].sample.lq)
+    assert batch.lq[1, :, 16:].sum() == batch.lq[1, :, :, 16:].sum() == 0
 
 
 def test_captions_reach_their_samples(shards: Path) -> None:
@@ -193,7 +215,8 @@ def test_captions_reach_their_samples(shards: Path) -> None:
     assert len(set(batch.caption)) > 1
     for caption, key in zip(batch.caption, batch.key, strict=True):
         number = key.rsplit("/", 1)[1].split("-")[0][-1]
-        assert caption in {f"a view: noisy{number}.png", f"a view: rainy{number}.png"}
+        pictures = (f"train/{word}/GT/{word}{number}.png" for word in ("noisy", "rainy"))
+        assert caption in {f"a view: {picture}" for picture in pictures}
 
 
 def test_training_sample_without_caption_is_named(shards: Path) -> None:

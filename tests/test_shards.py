@@ -13,31 +13,33 @@ import pytest
 import webdataset
 from PIL import Image
 
+from datamodules.datasets import load_whole
 from datamodules.degradations import WORDS, degrade
 from datamodules.files import file_hash
 from datamodules.images import BadImage, read_image
-from datamodules.pairs import PairFolder, SyntheticPairs
 from datamodules.photos import EmbeddedPhotos, PhotoFolder
 from datamodules.reader import ShardSet
 from datamodules.shards import INDEX, BadShard, TooManyBadPairs, read_index, write_shards
+from datamodules.synthetic import SyntheticPairs
+from tests.conftest import form, paired_folder
 
 Save = Callable[..., Path]
 
 
 def make(root: Path, folder: Path, **changes: Any) -> None:
-    settings = {"samples_per_shard": 2, "max_skipped_share": 0.0, "workers": 0} | changes
-    write_shards(PairFolder(str(root), None).plan(), folder, **settings)
+    settings = {"form": form(), "max_skipped_share": 0.0, "workers": 0} | changes
+    write_shards(paired_folder(root).plan(), folder, **settings)
 
 
 def test_pairs_come_back_as_they_were(pair_folder: Path, tmp_path: Path) -> None:
     make(pair_folder, tmp_path / "shards")
     shards = ShardSet(tmp_path / "shards", "train")
     assert {word: len(found) for word, found in shards.tasks.items()} == {"noisy": 3, "rainy": 3}
-    sample = shards.tasks["rainy"][2].load(None)
+    sample = load_whole(shards.tasks["rainy"][2])
     folder = pair_folder / "train" / "rainy"
     assert np.array_equal(sample.gt, read_image(folder / "GT" / "rainy2.png"))
     assert np.array_equal(sample.lq, read_image(folder / "LQ" / "rainy2.png"))
-    assert (sample.degradation, sample.source) == ("rainy", "rainy2.png")
+    assert (sample.degradation, sample.source) == ("rainy", "train/rainy/GT/rainy2.png")
     assert sample.key == "rainy-train-000001.tar/rainy2-000002"
 
 
@@ -46,8 +48,8 @@ def test_shards_are_plain_webdataset(pair_folder: Path, tmp_path: Path) -> None:
     urls = [str(p) for p in sorted((tmp_path / "shards").glob("noisy-train-*.tar"))]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))
     assert len(samples) == 3
-    assert samples[0]["lq.png"].shape == (40, 48, 3)
-    assert samples[0]["json"]["word"] == "noisy"
+    assert samples[0]["lq.npy"].shape == (40, 48, 3)
+    assert samples[0]["json"]["words"] == ["noisy"]
 
 
 def test_same_input_gives_same_bytes(pair_folder: Path, tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ def test_interrupted_making_goes_on(pair_folder: Path, tmp_path: Path) -> None:
 
 def _no_clean(root: Path, save: Save) -> str:
     (root / "train/noisy/GT/noisy1.png").unlink()
-    return "no image of the same name"
+    return "does not exist"
 
 
 def _other_size(root: Path, save: Save) -> str:
@@ -112,7 +114,7 @@ def test_bad_training_pair_is_left_out_and_recorded(
 
 def test_too_many_bad_pairs_stop_the_stage(pair_folder: Path, tmp_path: Path) -> None:
     (pair_folder / "train/noisy/GT/noisy1.png").unlink()
-    with pytest.raises(TooManyBadPairs, match=r"1 of 8 .*max_skipped_share[\s\S]*noisy1"):
+    with pytest.raises(TooManyBadPairs, match=r"1 of 6 .*max_skipped_share[\s\S]*noisy1"):
         make(pair_folder, tmp_path / "shards", max_skipped_share=0.1)
     assert not (tmp_path / "shards" / INDEX).exists()
 
@@ -126,20 +128,20 @@ def test_bad_validation_pair_is_an_error(pair_folder: Path, tmp_path: Path) -> N
 def test_unknown_word_is_named(pair_folder: Path) -> None:
     (pair_folder / "train" / "rainny").mkdir()
     with pytest.raises(ValueError, match=r"unknown degradation 'rainny'; known words: hazy"):
-        PairFolder(str(pair_folder), None).plan()
+        paired_folder(pair_folder).plan()
 
 
 def test_own_words_are_taken(pair_folder: Path) -> None:
     (pair_folder / "train" / "rainy").rename(pair_folder / "train" / "dusty")
-    plan = PairFolder(str(pair_folder), ["dusty", "noisy", "rainy"]).plan()
-    assert {pair.word for pair in plan if pair.split == "train"} == {"dusty", "noisy"}
+    plan = paired_folder(pair_folder, words=["dusty", "noisy", "rainy"]).plan()
+    assert {pair.words[0] for pair in plan if pair.split == "train"} == {"dusty", "noisy"}
 
 
 @pytest.mark.parametrize("missing", ["val", "train/noisy/LQ", "train/noisy/GT"])
 def test_missing_folder_is_named(pair_folder: Path, tmp_path: Path, missing: str) -> None:
     (pair_folder / missing).rename(tmp_path / "away")
     with pytest.raises(FileNotFoundError, match=missing):
-        PairFolder(str(pair_folder), None).plan()
+        paired_folder(pair_folder).plan()
 
 
 def test_dotted_and_like_names_do_not_merge(tmp_path: Path, save_image: Save) -> None:
@@ -147,7 +149,7 @@ def test_dotted_and_like_names_do_not_merge(tmp_path: Path, save_image: Save) ->
         for split in ("train", "val"):
             save_image(f"pairs/{split}/hazy/GT/{name}.png")
             save_image(f"pairs/{split}/hazy/LQ/{name}.png")
-    make(tmp_path / "pairs", tmp_path / "shards", samples_per_shard=9)
+    make(tmp_path / "pairs", tmp_path / "shards", form=form(shard_mb=1))
     assert len(ShardSet(tmp_path / "shards", "train").tasks["hazy"]) == 3
 
 
@@ -155,10 +157,10 @@ def test_synthetic_pairs_degrade_the_same_crops(tmp_path: Path, save_image: Save
     for split in ("train", "val"):
         save_image(f"photos/{split}/one.png", height=90, width=120)
     photos = PhotoFolder(str(tmp_path / "photos"))
-    source = SyntheticPairs(photos, {"train": 2, "val": 1}, 48, (1.0, 1.5), None, seed=3)
+    source = SyntheticPairs(photos, {"train": 2, "val": 1}, 48, (1.0, 1.5), None, False, seed=3)
     plan = source.plan()
     assert len(plan) == 3 * len(WORDS)
-    made = {pair.word: pair.make() for pair in plan if pair.split == "train" and pair.draw == 1}
+    made = {pair.words: pair.make() for pair in plan if pair.split == "train" and pair.draw == 1}
     cleans = [clean for _, clean in made.values()]
     assert all(np.array_equal(clean, cleans[0]) for clean in cleans)
     assert cleans[0].shape == (48, 48, 3)
@@ -170,7 +172,7 @@ def test_photo_smaller_than_the_crop_is_named(tmp_path: Path, save_image: Save) 
     for split in ("train", "val"):
         save_image(f"photos/{split}/small.png", height=40, width=120)
     photos = PhotoFolder(str(tmp_path / "photos"))
-    source = SyntheticPairs(photos, {"train": 1, "val": 1}, 48, (1.0, 1.0), ["noisy"], seed=0)
+    source = SyntheticPairs(photos, {"train": 1, "val": 1}, 48, (1.0, 1.0), ["noisy"], False, 0)
     with pytest.raises(BadImage, match=r"small\.png is 120x40, smaller than the crop of 48"):
         source.plan()[0].make()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,16 @@ def test_damaged_record_is_named(tiny_config: MakeConfig, source: Path) -> None:
     record.write_text("{")
     with pytest.raises(ValueError, match=r"stage\.json is damaged"):
         run_stage(_stage(Work(), source), tiny_config())
+
+
+def test_many_inputs_are_told_by_size_and_time(tiny_config: MakeConfig, source: Path) -> None:
+    work = Work()
+    stage = replace(_stage(work, source), many_inputs=lambda config: [source] * 3)
+    run_stage(stage, tiny_config())
+    record = json.loads((Path(tiny_config().run_dir) / "made" / RECORD).read_text())
+    assert "3 source files" in record["inputs"]
+    run_stage(stage, tiny_config())
+    assert len(work.found) == 1
+    os.utime(source, (1, 1))
+    run_stage(stage, tiny_config())
+    assert len(work.found) == 2

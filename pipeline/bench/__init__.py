@@ -1,0 +1,1 @@
+"""The data benchmark: what loading costs, beside the plain way; `make bench-data`."""
