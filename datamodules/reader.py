@@ -39,6 +39,7 @@ class OpenSample:
         """`row` is of headers.ROW."""
         self._file, self._row, self._shard = file, row, shard
         self._decoded: dict[str, Pixels] = {}
+        self._arrays: dict[str, tuple[int, int, int]] = {}
 
     @property
     def name(self) -> str:
@@ -95,6 +96,11 @@ class OpenSample:
 
     def _array(self, field: str) -> tuple[int, int, int]:
         """Height, width and offset of the pixels of an `npy` image."""
+        if field not in self._arrays:
+            self._arrays[field] = self._read_array(field)
+        return self._arrays[field]
+
+    def _read_array(self, field: str) -> tuple[int, int, int]:
         offset, size = int(self._row[field]["offset"]), int(self._row[field]["size"])
         head = io.BytesIO(self._read(offset, min(size, NPY_HEADER), field))
         try:
@@ -103,7 +109,7 @@ class OpenSample:
             height, width, channels = shape
             if channels != 3 or fortran or dtype != np.uint8:
                 raise ValueError(f"not RGB of 8 bit: {shape}, {dtype}")
-            if head.tell() + height * width * 3 != size:
+            if min(height, width) < 1 or head.tell() + height * width * 3 != size:
                 raise ValueError(f"{size} bytes for {width}x{height} pixels")
         except (ValueError, SyntaxError, TypeError, TokenError) as error:  # NumPy lets all escape
             raise BadImage(f"{self._field_name(field)}: damaged image ({error})") from error

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from datamodules.files import atomic_write, write_json
-from datamodules.remote import fetch_bytes
 from datamodules.shards import INDEX, Shard, parse_index
 from datamodules.stores import LINK, Link
+from datamodules.transport import fetch_bytes
 
 
 @dataclass(frozen=True)

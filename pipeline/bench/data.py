@@ -23,13 +23,12 @@ from pipeline.bench.scale import memory_rows, opening_rows, resume_rows, streami
 from pipeline.bench.sets import make_pairs, make_tiny, megabytes, shard_pairs
 from pipeline.bench.speed import BATCH, CUDA, PATCH, VIEW, Speeds, speed_rows
 from pipeline.bench.table import Row, markdown, write_results
+from pipeline.config import load_config
 
 log = logging.getLogger(__name__)
 
 SOURCES = ((1280, 720), (512, 512))
 """Width and height of the pictures that are read."""
-FORM = Format(encoding="npy", tile=512, shard_mb=128.0)
-"""How shards are written unless told otherwise, as in conf/config.yaml."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def _speed(scratch: Path, width: int, height: int, sizes: Sizes) -> list[Row]:
     folder = scratch / part
     log.info("%s: making %d pairs and their shards", part, sizes.pairs)
     pairs = make_pairs(folder / "files", width, height, sizes.pairs)
-    shard_pairs(pairs, folder, FORM)
+    shard_pairs(pairs, folder, Format(**vars(load_config().shards.format)))
     Speeds(pairs, folder, batches=1).round(0)  # what is slow the first time is not to be timed
     speeds = Speeds(pairs, folder, sizes.batches)
     for number in range(sizes.rounds):
