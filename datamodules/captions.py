@@ -1,6 +1,14 @@
 """The caption file of a set of shards: JSON lines, one for each clean image, by content hash.
 
 It lies beside the shards, not in them, so that captions can change without rewriting any.
+
+Any number of processes, "ranks", make it together; they share its folder and nothing else. The
+distinct clean images, in the order of the samples, are cut into batches by position, so which
+images are captioned together depends on nothing else; batch b is of rank b % world. What any rank
+has finished is kept through kills, whatever the number of ranks afterwards. A rank ends when its
+batches are done; rank 0 then waits for the others, takes over what they leave undone (see
+`Work.finish_others`), and writes the file in the order of the samples. Where there is a caption
+file already, there is nothing to do.
 """
 
 from __future__ import annotations
@@ -8,20 +16,26 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
-from tqdm import tqdm
-
-from datamodules.images import BadImage, Pixels
+from datamodules.caption_parts import Entry, Parts, remove_parts
+from datamodules.caption_work import Caption, Work
+from datamodules.clean_images import CleanImage, clean_images
+from datamodules.files import atomic_write, remove_partial
 from datamodules.reader import SampleAddress
 
 log = logging.getLogger(__name__)
 
 CAPTIONS = "captions.jsonl"
-PARTIAL = "captions.partial.jsonl"
 
-Caption = Callable[[Sequence[Pixels], Sequence[str]], list[str]]
-"""(images, sources) -> captions."""
+
+class Counts(NamedTuple):
+    """How many clean images have a caption, and how many images or samples are damaged."""
+
+    captioned: int
+    damaged: int
 
 
 def read_captions(path: Path) -> dict[str, str]:
@@ -33,72 +47,93 @@ def read_captions(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no captions {path}; run `make captions` first")
-    return dict(_entries(path))
+    return {e["gt_sha256"]: e["caption"] for e in _read(path) if "damaged" not in e}
 
 
 def write_captions(
-    samples: Sequence[SampleAddress], folder: Path, caption: Caption, by: str, batch_size: int
-) -> int:
-    """Caption every distinct clean image once; what an interrupted run has captioned is kept.
+    samples: Sequence[SampleAddress],
+    folder: Path,
+    caption: Caption,
+    by: str,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    check: Callable[[Sequence[str]], None] | None = None,
+) -> Counts:
+    """Caption every distinct clean image once, together with the other ranks.
+
+    A damaged image or sample is logged, recorded in the file with the reason, and stops nothing.
+
+    Args:
+        samples: the same on every rank.
+        folder: for these samples and this captioner alone.
+        caption: the captioner; an empty caption counts as none.
+        by: its name, for the record.
+        batch_size: images to caption at once.
+        rank: number of this process.
+        world: number of processes.
+        check: given all sources before the work starts, raises where it cannot be done.
 
     Returns:
-        How many distinct clean images there are.
+        What this rank has seen done by any; on rank 0, everything.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
-    partial = folder / PARTIAL
-    done = _recover(partial)
-    todo: dict[str, tuple[SampleAddress, str]] = {}
-    for sample in samples:
-        try:
-            origin = sample.origin()
-        except BadImage as error:
-            log.warning("not captioned, damaged: %s", error)
-            continue
-        digest = origin["gt_sha256"]
-        if digest not in done:
-            todo.setdefault(digest, (sample, origin["source"]))
-    with (
-        partial.open("a", encoding="utf-8") as file,
-        tqdm(total=len(todo) + len(done), initial=len(done), desc="captions") as progress,
-    ):
-        items = list(todo.items())
-        for start in range(0, len(items), batch_size):
-            chunk = items[start : start + batch_size]
-            readable = [(digest, source, _image(sample)) for digest, (sample, source) in chunk]
-            whole = [(d, source, image) for d, source, image in readable if image is not None]
-            texts = caption([i for _, _, i in whole], [s for _, s, _ in whole]) if whole else []
-            for (digest, source, _), text in zip(whole, texts, strict=True):
-                entry = {"gt_sha256": digest, "source": source, "caption": text, "by": by}
-                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-            file.flush()
-            progress.update(len(chunk))
-    partial.replace(folder / CAPTIONS)
-    return len(todo) + len(done)
+    target = folder / CAPTIONS
+    if target.is_file():
+        entries = list(_read(target))
+    else:
+        images, damaged = clean_images(samples, quiet=rank > 0)
+        for reason in dict.fromkeys(damaged):
+            log.warning("not captioned: %s", reason)
+        if check is not None:
+            check([image.source for image in images])
+        plan = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+        entries = _caption(plan, target, caption, by, rank, world)
+        entries += [{"damaged": reason} for reason in damaged]
+        if rank == 0:
+            _write(target, entries)
+    if rank == 0:
+        remove_parts(folder)
+        remove_partial(folder)
+    return Counts(sum("caption" in e for e in entries), sum("damaged" in e for e in entries))
 
 
-def _image(sample: SampleAddress) -> Pixels | None:
-    """The clean image; None, and a warning, where it is damaged, as training will skip it too."""
-    try:
-        return sample.image("gt")
-    except BadImage as error:
-        log.warning("not captioned, damaged: %s", error)
-        return None
+def _caption(
+    plan: Sequence[Sequence[CleanImage]],
+    target: Path,
+    caption: Caption,
+    by: str,
+    rank: int,
+    world: int,
+) -> list[Entry]:
+    parts = Parts(target.parent, rank, [[image.digest for image in batch] for batch in plan])
+    with closing(Work(plan, parts, caption, by, quiet=rank > 0)) as work:
+        work.finish(range(rank, len(plan), world), stop=target.is_file)
+        if rank == 0:
+            work.finish_others()
+    if target.is_file():  # rank 0 has given this rank up, and removed the other parts
+        parts.remove_own()
+    return parts.entries()
 
 
-def _recover(partial: Path) -> set[str]:
-    """What is already captioned; a last line that a kill cut short is removed."""
-    if not partial.is_file():
-        return set()
-    with partial.open("r+b") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
-    return {digest for digest, _ in _entries(partial)}
+def _write(path: Path, entries: Sequence[Entry]) -> None:
+    with atomic_write(path) as file:
+        for entry in entries:
+            file.write(f"{json.dumps(entry, ensure_ascii=False)}\n".encode())
 
 
-def _entries(path: Path) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            yield entry["gt_sha256"], entry["caption"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}:{number} is damaged ({error}); make the captions again"
-            ) from error
+def _read(path: Path) -> Iterator[Entry]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                entry = json.loads(line)
+                if "damaged" not in entry and not {"gt_sha256", "caption"} <= entry.keys():
+                    raise ValueError("no caption")
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ValueError(
+                    f"{path}:{number} is damaged ({error}); make the captions again"
+                ) from error
+            yield entry

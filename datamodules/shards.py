@@ -8,6 +8,7 @@ They appear whole or not at all, and the index, `index.json`, comes last.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import Counter
@@ -169,7 +170,7 @@ def _plan_shards(
     number: Counter[str] = Counter()
     for (split, words), group in groupby(zip(ordered, sizes, strict=True), lambda s: task(s[0])):
         label = f"{words[0] if len(words) == 1 else CLEAN}-{split}"
-        filled = shard_bytes
+        filled = math.inf
         for sample, size in group:
             if filled + size > shard_bytes:
                 name, filled = f"{label}-{number[label]:06d}.tar", 0.0

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -24,10 +23,13 @@ from omegaconf import OmegaConf
 
 from datamodules.files import atomic_write, file_hash, read_json, write_json
 from pipeline.config import Config, check_targets
+from pipeline.ranks import rank_of_environment
 
 log = logging.getLogger(__name__)
 
 RECORD = "stage.json"
+PATIENCE_S = 600
+"""How long further processes wait for the first one to begin a stage."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def run_stage(stage: Stage, config: Config) -> None:
 
     Raises:
         FileNotFoundError: an input is missing, usually because an earlier stage has not run.
+        TimeoutError: this is a further process, and the first one does not begin.
         ConfigError: a `_target_` has unknown arguments.
     """
     folder = stage.folder(config)
@@ -66,7 +69,7 @@ def run_stage(stage: Stage, config: Config) -> None:
         log.info("%s: fresh, nothing to do (%s)", stage.name, folder)
         return
     check_targets(config)
-    if not is_first_process():
+    if rank_of_environment().rank > 0:
         _await_record(folder, wanted)
         stage.run(config, folder)
         return
@@ -118,12 +121,6 @@ def code_version() -> str:
     except (OSError, subprocess.CalledProcessError):
         return release
     return f"{release}+{commit.stdout.strip()}"
-
-
-def is_first_process() -> bool:
-    """Whether this is the process of a multi-process run that does what only one may do."""
-    ranks = (os.environ.get(name, "0") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
-    return all(int(rank) == 0 for rank in ranks)
 
 
 def _agree(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
@@ -184,5 +181,11 @@ def _flat(node: Any, key: str = "") -> dict[str, Any]:
 
 def _await_record(folder: Path, wanted: dict[str, Any]) -> None:
     """Wait until the first process has prepared the folder."""
+    deadline = time.monotonic() + PATIENCE_S
     while not _agree(read_record(folder), wanted):
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"the first process has not begun {folder} within {PATIENCE_S} s; see its log, and "
+                "start all processes with the same settings"
+            )
         time.sleep(0.2)
