@@ -88,7 +88,7 @@ def run_stage(stage: Stage, config: Config) -> None:
 def describe(stage: Stage, config: Config) -> dict[str, Any]:
     """What the result of a stage depends on, and the code version for the record."""
     settings = asdict(config)
-    inputs = {str(path): _hash_input(path) for path in stage.inputs(config)}
+    inputs = {_label(path, config): _hash_input(path) for path in stage.inputs(config)}
     if many := stage.many_inputs(config):
         inputs[f"{len(many)} source files"] = _hash_listing(many)
     depends = {
@@ -129,6 +129,12 @@ def _agree(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
 
 def _whole(stage: Stage, folder: Path) -> bool:
     return all((folder / name).is_file() for name in stage.outputs)
+
+
+def _label(path: Path, config: Config) -> str:
+    """Within the run a relative path, so that a run may be moved."""
+    run = Path(config.run_dir)
+    return path.relative_to(run).as_posix() if path.is_relative_to(run) else str(path)
 
 
 def _hash_input(path: Path) -> str:

@@ -48,6 +48,6 @@ def run(config: Config, folder: Path) -> None:
         (stage.view_scale[0], stage.view_scale[1]),
         config.seed,
     )
-    trainer = fit(config, stage, folder, module, data)
+    trainer = fit(config, stage, folder, module, data, "degradation_accuracy")
     if trainer.is_global_zero:
         save_controller(folder / WEIGHTS, daclip, config.clip.architecture, words)

@@ -53,7 +53,7 @@ def run(config: Config, folder: Path) -> None:
     average = EMAWeightAveraging(
         decay=stage.ema_decay, update_every_n_steps=stage.ema_every, use_buffers=False
     )
-    trainer = fit(config, stage, folder, module, data, [average])
+    trainer = fit(config, stage, folder, module, data, "val_psnr", [average])
     if trainer.is_global_zero:
         controller = controller_weights(config)
         save_restorer(folder / WEIGHTS, network, config.sde, stage, controller)

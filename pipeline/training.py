@@ -9,10 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
 from modules.optim import warmup_cosine
+from pipeline.checkpoints import keep_checkpoints, newest_checkpoint
 from pipeline.config import Config, ControllerConfig, RestorerConfig, build
+from pipeline.guards import FiniteGuard
 
 log = logging.getLogger(__name__)
 
@@ -25,19 +27,17 @@ def fit(
     folder: Path,
     module: LightningModule,
     data: LightningDataModule,
+    monitor: str,
     callbacks: Sequence[Callback] = (),
 ) -> Trainer:
-    """Train to the stage's last step, from its last checkpoint where there is one."""
+    """Train to the stage's last step, from its last checkpoint where there is one.
+
+    `monitor` is the validation metric by which the best checkpoint is chosen.
+    """
     # Both say what is meant so: the sampler is endless, and workers are as many as configured.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`__len__`.*")
-    checkpoints = ModelCheckpoint(
-        folder / CHECKPOINTS,
-        filename="{step}",
-        every_n_train_steps=stage.val_every,
-        save_last=True,
-        enable_version_counter=False,
-    )
+    checkpoints = folder / CHECKPOINTS
     trainer = Trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
@@ -49,16 +49,19 @@ def fit(
         num_sanity_val_steps=0,
         log_every_n_steps=config.trainer.log_every,
         logger=build(config.logger, save_dir=str(folder)),
-        callbacks=[checkpoints, LearningRateMonitor(), TQDMProgressBar(10), *callbacks],
+        callbacks=[
+            FiniteGuard(),
+            *keep_checkpoints(checkpoints, stage.val_every, monitor),
+            LearningRateMonitor(),
+            TQDMProgressBar(10),
+            *callbacks,
+        ],
         use_distributed_sampler=False,
         enable_model_summary=False,
     )
-    last = folder / CHECKPOINTS / "last.ckpt"
-    if last.is_file():
+    if last := newest_checkpoint(checkpoints):
         log.info("resuming from %s", last)
-    trainer.fit(
-        module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True
-    )
+    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     return trainer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,3 +96,26 @@ def tiny_config(tmp_path: Path) -> Callable[..., Config]:
         return load_config([*TINY_RUN, f"run_dir={tmp_path / 'run'}", *overrides])
 
     return load
+
+
+CHAIN = ["shards", "captions", "train-controller", "train-restorer", "evaluate"]
+
+
+def command(run: Path, stage: str, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline", stage, *TINY_RUN, f"run_dir={run}", *overrides]
+
+
+def call(run: Path, stage: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(run, stage, *overrides), capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all its stages done."""
+    run = tmp_path_factory.mktemp("run")
+    for stage in CHAIN:
+        result = call(run, stage)
+        assert result.returncode == 0, result.stderr
+    return run

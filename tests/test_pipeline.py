@@ -17,29 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from datamodules.images import read_image
 from pipeline.models import BadModel, load_controller, load_restorer
-from tests.conftest import TINY_RUN, photograph
-
-STAGES = ["shards", "captions", "train-controller", "train-restorer", "evaluate"]
-
-
-def command(run: Path, stage: str, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "pipeline", stage, *TINY_RUN, f"run_dir={run}", *overrides]
-
-
-def call(run: Path, stage: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(run, stage, *overrides), capture_output=True, text=True, check=False
-    )
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with all its stages done."""
-    run = tmp_path_factory.mktemp("run")
-    for stage in STAGES:
-        result = call(run, stage)
-        assert result.returncode == 0, result.stderr
-    return run
+from tests.conftest import CHAIN, call, command, photograph
 
 
 @pytest.mark.slow
@@ -58,7 +36,7 @@ def test_chain_ends_in_table_and_report(finished: Path) -> None:
 @pytest.mark.slow
 def test_fresh_stages_are_skipped(finished: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
-    for stage in STAGES:
+    for stage in CHAIN:
         assert "fresh, nothing to do" in call(finished, stage).stdout
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
 

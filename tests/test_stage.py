@@ -123,3 +123,14 @@ def test_many_inputs_are_told_by_size_and_time(tiny_config: MakeConfig, source: 
     os.utime(source, (1, 1))
     run_stage(stage, tiny_config())
     assert len(work.found) == 2
+
+
+def test_run_can_be_moved(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    work = Work()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "input.txt").write_text("one")
+    for run in (tmp_path / "here", tmp_path / "there"):
+        if not run.exists():
+            (tmp_path / "here").rename(run)
+        run_stage(_stage(work, run / "input.txt"), tiny_config(f"run_dir={run}"))
+    assert len(work.found) == 1

@@ -1,0 +1,72 @@
+"""Checkpoints of training: the last and the best are kept; a damaged one is passed over."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from pathlib import Path
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+log = logging.getLogger(__name__)
+
+BEST = "best"
+LAST = "last"
+
+
+class DamagedCheckpoint(ValueError):
+    """No checkpoint of a stage can be read."""
+
+
+def keep_checkpoints(folder: Path, every: int, monitor: str) -> list[ModelCheckpoint]:
+    """What saves them: `last.ckpt`, the two newest by step, and the best one by a metric.
+
+    Args:
+        folder: for the checkpoints.
+        every: how many steps lie between two.
+        monitor: the validation metric that is best when it is highest.
+    """
+    newest = ModelCheckpoint(
+        folder,
+        filename="{step}",
+        monitor="step",
+        mode="max",
+        save_top_k=2,
+        save_last=True,
+        every_n_train_steps=every,
+        enable_version_counter=False,
+    )
+    newest.CHECKPOINT_NAME_LAST = LAST
+    best = ModelCheckpoint(
+        folder, filename=BEST, monitor=monitor, mode="max", enable_version_counter=False
+    )
+    return [newest, best]
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint but the best one's, None where there is none yet.
+
+    Raises:
+        DamagedCheckpoint: there are some, and all are damaged.
+    """
+    found = [path for path in folder.glob("*.ckpt") if path.stem != BEST]
+    found.sort(key=lambda path: (path.stat().st_mtime_ns, path.stem == LAST), reverse=True)
+    for path in found:
+        if (fault := _fault_of(path)) is None:
+            return path
+        log.warning("%s is damaged (%s); trying the one before", path, fault)
+    if found:
+        raise DamagedCheckpoint(
+            f"all {len(found)} checkpoints in {folder} are damaged; delete them to train anew"
+        )
+    return None
+
+
+def _fault_of(path: Path) -> str | None:
+    """What is wrong with the archive, by the checksums in it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        return str(error)
+    return f"checksum of {damaged}" if damaged else None

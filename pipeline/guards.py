@@ -1,0 +1,57 @@
+"""What stops a training that has gone wrong, before it spoils what was learnt."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from datamodules.datasets import Batch
+
+SHOWN = 8
+"""Samples of a batch that a message names."""
+
+
+class NotFinite(ValueError):
+    """A loss or gradient that is infinite or not a number."""
+
+
+class FiniteGuard(Callback):
+    """Log the norm of the gradients, and stop before a step with one that is not finite.
+
+    Gradients are those of all ranks together, so all ranks stop at once, and the weights stay as
+    they were after the last good step.
+    """
+
+    def __init__(self) -> None:
+        """Watch a training."""
+        self._keys: list[str] = []
+
+    def on_train_batch_start(
+        self, trainer: Trainer, module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Remember the batch."""
+        self._keys = batch.key
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Look at the gradients.
+
+        Raises:
+            NotFinite: the message has the step and names the batch.
+        """
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        norm = get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            loss = trainer.callback_metrics.get("loss")
+            more = len(self._keys) - SHOWN
+            shown = ", ".join(self._keys[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+            raise NotFinite(
+                f"the gradients of step {trainer.global_step} are not finite (norm {norm:g}, loss "
+                f"{'unknown' if loss is None else f'{loss:g}'}); the last checkpoint is kept. Rank "
+                f"{trainer.global_rank} had the batch {shown}. Train again with a lower learning "
+                "rate, or with trainer.precision=32-true"
+            )
+        module.log("grad_norm", norm)

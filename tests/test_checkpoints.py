@@ -1,0 +1,100 @@
+"""Checkpoints: the last and the best are kept, damaged ones are passed over; bad steps stop."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.checkpoints import DamagedCheckpoint, newest_checkpoint
+from tests.conftest import call
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A run whose restorer is to be trained to its end again, from its checkpoints."""
+    for stage in ("shards", "captions", "controller"):
+        (tmp_path / stage).symlink_to(finished / stage)
+    shutil.copytree(finished / "restorer", tmp_path / "restorer")
+    (tmp_path / "restorer" / "model.safetensors").unlink()
+    return tmp_path
+
+
+def test_last_and_best_are_kept(finished: Path) -> None:
+    for stage, metric in (("controller", "degradation_accuracy"), ("restorer", "val_psnr")):
+        folder = finished / stage / "checkpoints"
+        assert {p.name for p in folder.iterdir()} == {
+            "step=2.ckpt",
+            "step=4.ckpt",
+            "last.ckpt",
+            "best.ckpt",
+        }
+        best = torch.load(folder / "best.ckpt", weights_only=True)
+        scores = [c["best_model_score"] for c in best["callbacks"].values() if "monitor" in c]
+        assert metric in {c["monitor"] for c in best["callbacks"].values() if "monitor" in c}
+        assert any(score is not None and math.isfinite(score) for score in scores)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoil", [_cut, _flip])
+def test_damaged_last_checkpoint_is_passed_over(
+    finished: Path, run: Path, spoil: Callable[[Path], None]
+) -> None:
+    folder = run / "restorer" / "checkpoints"
+    for name in ("last", "step=4"):
+        spoil(folder / f"{name}.ckpt")
+    result = call(run, "train-restorer")
+    assert result.returncode == 0, result.stderr
+    assert "last.ckpt is damaged" in result.stdout
+    assert "step=4.ckpt is damaged" in result.stdout
+    assert "resuming from" in result.stdout
+    resumed, straight = (load_file(r / "restorer/model.safetensors") for r in (run, finished))
+    assert all(torch.equal(resumed[key], straight[key]) for key in straight)
+
+
+@pytest.mark.parametrize("spoil", [_cut, _flip, _empty])
+def test_newest_whole_checkpoint_is_found(
+    tmp_path: Path, spoil: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    for name in ("step=2", "best", "last"):
+        torch.save({"weights": torch.rand(2000)}, tmp_path / f"{name}.ckpt")
+    assert newest_checkpoint(tmp_path) == tmp_path / "last.ckpt"
+    spoil(tmp_path / "last.ckpt")
+    assert newest_checkpoint(tmp_path) == tmp_path / "step=2.ckpt"
+    assert "last.ckpt is damaged" in caplog.text
+    spoil(tmp_path / "step=2.ckpt")
+    with pytest.raises(DamagedCheckpoint, match=r"all 2 checkpoints in .* are damaged"):
+        newest_checkpoint(tmp_path)
+
+
+@pytest.mark.slow
+def test_step_that_is_not_finite_stops_before_it_spoils_the_weights(run: Path) -> None:
+    before = (run / "restorer/checkpoints/last.ckpt").read_bytes()
+    settings = ("restorer.steps=9", "restorer.optimizer.lr=1e30", "restorer.warmup=0")
+    result = call(run, "train-restorer", *settings)
+    assert result.returncode == 1
+    assert "the gradients of step 1 are not finite" in result.stderr
+    assert ".tar/" in result.stderr  # the batch by name
+    assert not (run / "restorer" / "model.safetensors").exists()
+    kept = next(run.glob("restorer.before-*"))  # of the former settings
+    assert (kept / "checkpoints/last.ckpt").read_bytes() == before
