@@ -1,11 +1,14 @@
 # `make help` lists the targets. Settings: EXPERIMENT names a file in conf/experiment/, ARGS adds
 # overrides, e.g. make train-all EXPERIMENT=universal ARGS="run_dir=/scratch/run1 seed=1"
+# CLUSTER=slurm submits the stages as jobs, see docs/cluster.md; DRY_RUN=1 only shows them
 SHELL := /bin/bash
 PYTHON ?= python3
 EXPERIMENT ?= demo
 ARGS ?=
 INPUT ?=
 OUTPUT ?= restored
+CLUSTER ?=
+DRY_RUN ?=
 
 BIN := .venv/bin
 PACKAGES := .venv/.packages
@@ -13,8 +16,8 @@ READY := .venv/.ready
 RUN = $(BIN)/python -m pipeline
 SETTINGS = experiment=$(EXPERIMENT) $(ARGS)
 
-.PHONY: help setup demo test test-quick check lint types layers shards verify captions train-controller \
-	train-restorer evaluate restore train-all bench-data clean
+.PHONY: help setup demo test test-quick test-slurm check lint types layers shards verify captions \
+	train-controller train-restorer evaluate train-all status restore dashboard bench-data clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -40,11 +43,12 @@ demo: ## run the whole chain offline on embedded photographs, ending in a report
 	@$(MAKE) --no-print-directory train-all EXPERIMENT=demo
 	@$(MAKE) --no-print-directory restore EXPERIMENT=demo INPUT=outputs/demo/evaluation/examples OUTPUT=outputs/demo/restored
 
-shards: $(READY) ## pairs of images into WebDataset shards
-	@$(RUN) shards $(SETTINGS)
-
 verify: $(READY) ## check the shards against their index, and name every fault
 	@$(RUN) verify $(SETTINGS)
+
+ifeq ($(CLUSTER),)
+shards: $(READY) ## pairs of images into WebDataset shards
+	@$(RUN) shards $(SETTINGS)
 
 captions: shards ## a caption for every clean image
 	@$(RUN) captions $(SETTINGS)
@@ -58,16 +62,34 @@ train-restorer: train-controller ## stage (b): the diffusion restorer
 evaluate: train-restorer ## table, confusion matrix and report.html
 	@$(RUN) evaluate $(SETTINGS)
 
+else ifeq ($(CLUSTER),slurm)
+shards captions train-controller train-restorer evaluate: $(READY)
+	@$(RUN) submit --upto $@ $(if $(DRY_RUN),--dry-run) $(SETTINGS)
+
+else
+$(error CLUSTER=$(CLUSTER) is unknown; there is CLUSTER=slurm)
+endif
+
 train-all: evaluate ## captions, controller, restorer and evaluation, each if it is not fresh
+
+status: $(READY) ## how each stage of the run stands, with its job on a cluster
+	@$(RUN) status $(SETTINGS)
 
 restore: $(READY) ## restore photographs: make restore INPUT=photo-or-folder OUTPUT=folder
 	@$(RUN) restore $(SETTINGS) restore.input='$(INPUT)' restore.output='$(OUTPUT)'
+
+dashboard: $(READY) ## curves of a run as RUN_DIR/dashboard.html; others beside: ARGS="dashboard.compare=[DIR]"
+	@$(RUN) dashboard $(SETTINGS)
 
 test: $(READY) ## all tests
 	@$(BIN)/python -m pytest -q
 
 test-quick: $(READY) ## the tests that take no training
 	@$(BIN)/python -m pytest -q -m "not slow"
+
+test-slurm: $(READY) ## the chain on a real SLURM, which is installed and started here; needs root on Debian
+	@tests/slurm/cluster.sh start && { $(BIN)/python -m pytest -q tests/slurm; status=$$?; \
+		tests/slurm/cluster.sh stop; exit $$status; }
 
 bench-data: $(READY) ## what loading data costs, beside the plain way; three minutes, 1 GB below TMPDIR
 	@$(BIN)/python -m pipeline.bench.data $(ARGS)

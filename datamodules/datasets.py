@@ -15,7 +15,7 @@ from datamodules.images import BadImage, Pixels
 from datamodules.mixture import Mixture
 from datamodules.reader import OpenSample, SampleAddress, ShardSet, Window
 from datamodules.shards import BadShard
-from datamodules.views import Augment, surroundings
+from datamodules.views import Augment, View, surroundings
 
 MAX_REDRAWS = 20
 """Damaged samples after which one draw gives up."""
@@ -122,7 +122,7 @@ class DrawDataset(Dataset[Item]):
             origin = stored.origin()
             caption = self._caption(stored, origin["gt_sha256"])
             height, width = _size(stored, self.with_clean)
-            view = self.augment(height, width, rng)
+            view = self._view(stored, height, width, rng)
             if stored.has_lq:
                 lq = stored.pixels("lq", view.window)
                 gt = stored.pixels("gt", view.window) if self.with_clean else _NOTHING
@@ -131,6 +131,12 @@ class DrawDataset(Dataset[Item]):
                 lq, gt = _degraded(stored, address.word, view.window, around, rng)
             source, name = origin["source"], stored.name
         return Sample(view.orient(lq), view.orient(gt), caption, address.word, source, name)
+
+    def _view(self, stored: OpenSample, height: int, width: int, rng: np.random.Generator) -> View:
+        try:
+            return self.augment(height, width, rng)
+        except BadImage as error:
+            raise BadImage(f"{stored.name}: {error}") from error
 
     def _caption(self, stored: OpenSample, digest: str) -> str:
         if self.captions is None:
@@ -210,7 +216,7 @@ def collate(items: Sequence[Item]) -> Batch:
     """
     if len(sizes := {item.sample.lq.shape[:2] for item in items}) > 1:
         raise ValueError(
-            f"a batch mixes image sizes {sorted(sizes)}; set the stage's batch_size to 1, or make "
+            f"a batch mixes image sizes {sorted(sizes)}; set evaluate.batch_size=1, or make "
             "shards whose images have one size"
         )
     return collate_padded(items)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from datamodules.pairs import (
     sample_key,
 )
 from datamodules.photos import SPLITS
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class PairFolder:
             ValueError: a folder is named after no known degradation, two files of a folder differ
                 in their suffix alone, or a word without synthetic degradation is to be synthetic.
         """
+        if isinstance(self.splits, str):
+            raise ValueError(f"shards.source.splits={self.splits}: give a list, [{self.splits}]")
         check_words(self.synthetic, WORDS, "shards.source.synthetic")
         if not self.splits or set(self.splits) - set(SPLITS):
             raise ValueError(f"shards.source.splits={list(self.splits)}: of train and val, or both")
@@ -71,6 +76,8 @@ class PairFolder:
         if word in self.synthetic and (split == "train" or not (folder / "LQ").is_dir()):
             return [self._synthetic(split, word, i, p) for i, p in _numbered(folder / "GT")]
         clean = {path.stem: path for _, path in _numbered(folder / "GT")}
+        if alone := len(set(clean) - {lq.stem for _, lq in _lq(folder, word)}):
+            log.warning("%s: %d of %d clean images have no LQ image", folder, alone, len(clean))
         pairs = (
             (i, lq, clean.get(lq.stem, folder / "GT" / lq.name)) for i, lq in _lq(folder, word)
         )

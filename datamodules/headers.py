@@ -49,7 +49,7 @@ def read_headers(path: Path, expected: Shard) -> Table:
                 samples[key][name] = (member.offset_data, member.size, kind)
                 last = key
     except (tarfile.TarError, OSError) as error:
-        raise BadShard(f"{path}: not a whole tar ({error}); make the shards again") from error
+        raise BadShard(f"{path}: not a whole tar ({error}); see `make verify`") from error
     return _table(path, samples, expected)
 
 
@@ -92,11 +92,11 @@ def check_size(path: Path, expected: Shard) -> int:
         stat = path.stat()
     except OSError as error:
         raise BadShard(
-            f"{path}: missing, though the index lists it ({error.strerror}); run `make shards`"
+            f"{path}: missing, though the index lists it ({error.strerror}); see `make verify`"
         ) from error
     if stat.st_size != expected.bytes:
         raise BadShard(
-            f"{path}: {stat.st_size} bytes, the index says {expected.bytes}; make it again"
+            f"{path}: {stat.st_size} bytes, the index says {expected.bytes}; see `make verify`"
         )
     return stat.st_mtime_ns
 

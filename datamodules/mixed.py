@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.accelerators import CUDAAccelerator
@@ -73,9 +74,9 @@ class MixedData(LightningDataModule):
         self._drawn = dict.fromkeys(self._words, 0)
         self._uncounted = torch.zeros(len(self._words) + 1, dtype=torch.int64)
 
-    def words(self) -> tuple[str, ...]:
-        """The degradations there are training samples of."""
-        return ShardSet(self._shards, "train").words
+    def words(self, split: str = "train") -> tuple[str, ...]:
+        """The degradations there are samples of in a split."""
+        return ShardSet(self._shards, split).words
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Endless batches, starting after the draws already used.
@@ -109,12 +110,13 @@ class MixedData(LightningDataModule):
             self._draws += len(batch.valid) * self._rank_of_world()[1]
             self._batches += 1
             for line in batch.skipped:
-                log.warning("skipped a damaged training sample: %s", line)
+                log.warning("skipped a training sample: %s", line)
             for word in batch.degradation:
                 self._uncounted[self._words.index(word)] += 1
             self._uncounted[-1] += len(batch.skipped)
-            if self._batches % COUNT_EVERY == 0:
+            if self._rank_of_world()[1] == 1 or self._batches % COUNT_EVERY == 0:
                 self._count(self._of_all_ranks(self._uncounted))
+                self._check_skipped()
         return batch
 
     def teardown(self, stage: str) -> None:
@@ -127,7 +129,8 @@ class MixedData(LightningDataModule):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The draws used by all ranks together."""
+        """The draws used by all ranks together; all of them ask for it at once."""
+        self._count(self._of_all_ranks(self._uncounted))
         return {"draws": self._draws, "skipped": self._skipped, "drawn": dict(self._drawn)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -147,17 +150,19 @@ class MixedData(LightningDataModule):
             shares = {f"drawn/{word}": count / total for word, count in self._drawn.items()}
             for logger in self.trainer.loggers:
                 logger.log_metrics(shares | {"skipped": self._skipped}, self.trainer.global_step)
+
+    def _check_skipped(self) -> None:
         if self._skipped > max(1.0, self._max_skipped_share * max(self._draws, 1000)):
             raise TooManyBadSamples(
-                f"{self._skipped} of {self._draws} training draws hit damaged samples, more "
-                f"than data.max_skipped_share={self._max_skipped_share} allows; see the warnings "
-                "above for which, and make the shards again"
+                f"{self._skipped} of {self._draws} training draws hit samples that cannot be used, "
+                f"more than data.max_skipped_share={self._max_skipped_share} allows; the "
+                "warnings above name them; mend the data, or raise it"
             )
 
     def _of_all_ranks(self, counts: Tensor) -> Tensor:
         if self.trainer is None or self.trainer.world_size == 1:
             return counts.clone()
-        on_device = counts.to(self.trainer.strategy.root_device)
+        on_device = counts.to(self.trainer.strategy.root_device, copy=True)
         summed: Tensor = self.trainer.strategy.reduce(on_device, reduce_op="sum")
         return summed.cpu()
 
@@ -167,11 +172,19 @@ class MixedData(LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size
 
     def _loader(self, dataset: Any, sampler: Any, batch_size: int) -> DataLoader[Item]:
+        # Here too, before workers are forked: in a fork, OpenCV waits for threads that are gone.
+        cv2.setNumThreads(1)
         return DataLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self._workers,
+            worker_init_fn=use_one_thread,
             collate_fn=self._collate,
             pin_memory=isinstance(getattr(self.trainer, "accelerator", None), CUDAAccelerator),
         )
+
+
+def use_one_thread(worker: int) -> None:
+    """In a worker process: there are as many of them as cores are to be used."""
+    cv2.setNumThreads(1)

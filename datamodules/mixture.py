@@ -65,7 +65,8 @@ class Mixture:
 
 
 def _check_shares(shares: Mapping[str, int], counts: Mapping[str, Sequence[int]]) -> None:
-    if unknown := sorted(set(shares) - set(counts)):
+    asked = {word for word, share in shares.items() if share != 1}
+    if unknown := sorted(asked - set(counts)):
         raise ValueError(
             f"data.shares names {', '.join(unknown)}; there are samples of {', '.join(counts)}"
         )

@@ -43,7 +43,7 @@ class PlannedSample(Protocol):
 
     @property
     def pixels(self) -> int:
-        """About how many pixels the clean image has; 0 where that cannot be told."""
+        """About how many pixels its stored images have together; 0 where that cannot be told."""
         ...
 
     def make(self) -> tuple[Pixels | None, Pixels]:
@@ -86,7 +86,7 @@ class FilePair:
     @property
     def pixels(self) -> int:
         """By the degraded image's header."""
-        return count_pixels(self.lq)
+        return 2 * count_pixels(self.lq)
 
     def make(self) -> tuple[Pixels, Pixels]:
         """Read both and check that their sizes agree."""
@@ -137,7 +137,7 @@ class DegradedFile:
     @property
     def pixels(self) -> int:
         """By the image's header."""
-        return count_pixels(self.gt)
+        return 2 * count_pixels(self.gt)
 
     def make(self) -> tuple[Pixels, Pixels]:
         """Read it and degrade it."""
@@ -147,6 +147,8 @@ class DegradedFile:
 
 def check_words(words: Sequence[str], known: Sequence[str], where: str) -> None:
     """Raise ValueError unless all words are known ones."""
+    if isinstance(words, str):
+        raise ValueError(f"{where}={words}: give a list, as in [{words}]")
     if unknown := sorted(set(words) - set(known)):
         raise ValueError(
             f"{where}: unknown degradation {', '.join(map(repr, unknown))}; known words: "

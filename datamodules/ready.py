@@ -29,6 +29,14 @@ class ReadyShards:
     cache_gb: float
     window: int
 
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.window < 1 or self.cache_gb <= 0:
+            raise ValueError(
+                f"shards.source.window={self.window}, shards.source.cache_gb={self.cache_gb}: give "
+                "at least 1, and more than 0"
+            )
+
     def files(self) -> list[Path]:
         """The index of a folder; none of a URL."""
         return [] if self._link().remote else [Path(self.url) / INDEX]
@@ -44,12 +52,18 @@ class ReadyShards:
         if link.remote:
             data = fetch_bytes(self.url, INDEX)
         else:
-            data = (Path(self.url) / INDEX).read_bytes()
+            try:
+                data = (Path(self.url) / INDEX).read_bytes()
+            except OSError as error:
+                raise FileNotFoundError(
+                    f"shards.source.url={self.url}: {INDEX} cannot be read there ({error.strerror})"
+                ) from error
         name = f"{INDEX} of {self.url}"
         try:
-            shards = parse_index(json.loads(data), name)
-        except json.JSONDecodeError as error:
+            index = json.loads(data)
+        except ValueError as error:
             raise ValueError(f"{name} is no JSON ({error})") from error
+        shards = parse_index(index, name)
         write_json(folder / LINK, asdict(link))
         with atomic_write(folder / INDEX) as file:
             file.write(data)

@@ -16,6 +16,7 @@ from datamodules.transport import RemoteError, address_of, chunks_of, with_retri
 
 log = logging.getLogger(__name__)
 
+REMADE = "; if the set was made anew, delete the run's folder `shards` to take its new index"
 MAX_AHEAD = 8
 """Shards waiting to be prefetched; more are passed over."""
 
@@ -156,9 +157,9 @@ def _download(address: str, part: Path, size: int, sha256: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     if received != size:
-        raise RemoteError(f"expected {size} bytes, {received} came")
+        raise RemoteError(f"expected {size} bytes, {received} came{REMADE}")
     if digest.hexdigest() != sha256:
-        raise RemoteError(f"expected SHA-256 {sha256}, {digest.hexdigest()} came")
+        raise RemoteError(f"expected SHA-256 {sha256}, {digest.hexdigest()} came{REMADE}")
 
 
 def _beside(target: Path, kind: str) -> Path:

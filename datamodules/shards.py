@@ -12,13 +12,15 @@ import math
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 
+import cv2
 from tqdm import tqdm
 
 from datamodules.files import atomic_write, file_hash, read_json, remove_partial, write_json
@@ -64,6 +66,8 @@ class Format:
         if self.encoding not in ENCODERS:
             known = ", ".join(ENCODERS)
             raise ValueError(f"shards.format.encoding={self.encoding!r}; choose one of: {known}")
+        if self.shard_mb <= 0:
+            raise ValueError(f"shards.format.shard_mb={self.shard_mb}; give more than 0")
         if self.tile is not None and self.tile < 32:
             raise ValueError(f"shards.format.tile={self.tile}; tiles have at least 32 pixels")
 
@@ -83,28 +87,30 @@ def write_shards(
     max_skipped_share: float,
     workers: int,
 ) -> list[Shard]:
-    """Make all samples and write them as shards; what an earlier run finished is kept.
+    """Make all samples and write them as shards; those that are there already are kept.
 
-    A training sample that cannot be made is left out and recorded; a validation sample is an error.
+    A small file beside each shard, of its name but `.json`, tells that it is finished. A training
+    sample that cannot be made is left out and recorded; a validation sample is an error.
     `workers` is the number of processes besides this one; 0 does it all in this one.
 
     Raises:
         BadImage: a validation sample cannot be made.
         TooManyBadPairs: more than this share of the training samples was left out.
-        OSError: a shard cannot be written.
+        OSError: a shard cannot be written, or a process that made one was killed.
+        ValueError: there is no sample, or two have the same key.
     """
+    _check_plan(samples)
     remove_partial(directory)
+    most = max_skipped_share * sum(sample.split == "train" for sample in samples)
     jobs = _plan_shards(samples, form.shard_mb * 1e6)
     shards: dict[str, Shard] = {}
     with tqdm(total=len(samples), desc="shards", unit="pair") as progress:
         for name, shard in _finish_shards(directory, jobs, form, workers):
             shards[name] = shard
             progress.update(len(jobs[name]))
+            _check_skipped(shards.values(), most)
     result = [shards[name] for name in jobs]
-    _check_skipped(result, sum(sample.split == "train" for sample in samples), max_skipped_share)
     write_json(directory / INDEX, {"shards": [asdict(shard) for shard in result]})
-    for name in jobs:
-        _sidecar(directory / name).unlink(missing_ok=True)
     return result
 
 
@@ -181,8 +187,20 @@ def _plan_shards(
     return jobs
 
 
+def _check_plan(samples: Sequence[PlannedSample]) -> None:
+    if not samples:
+        raise ValueError("shards.source gives no sample at all")
+    seen: set[tuple[str, tuple[str, ...], str]] = set()
+    for sample in samples:
+        if (name := (sample.split, sample.words, sample.key)) in seen:
+            raise ValueError(
+                f"shards.source: two samples have the key {name}; rename {sample.source}"
+            )
+        seen.add(name)
+
+
 def _raw_bytes(sample: PlannedSample) -> int:
-    return sample.pixels * 3 * 2
+    return sample.pixels * 3
 
 
 def _finish_shards(
@@ -193,7 +211,7 @@ def _finish_shards(
         for name, samples in jobs.items():
             yield name, _finish_shard(directory / name, samples, form)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _prepare_process) as pool:
         futures = {
             pool.submit(_finish_shard, directory / name, samples, form): name
             for name, samples in jobs.items()
@@ -201,13 +219,19 @@ def _finish_shards(
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise OSError(
+                "a process that made shards was killed, perhaps for want of memory: lower "
+                "`workers`. The same command goes on"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent is gone, killed perhaps; a pool's workers would stay."""
+def _prepare_process() -> None:
+    """Use one thread, and end when the parent is gone, killed perhaps; else it would stay."""
+    cv2.setNumThreads(1)
     parent = parent_process()
     assert parent is not None
 
@@ -280,13 +304,13 @@ def _members(
         yield {"__key__": key} | degraded | {f"gt.{encoding}": encode(clean), "json": origin}
 
 
-def _check_skipped(shards: Sequence[Shard], samples: int, max_share: float) -> None:
+def _check_skipped(shards: Iterable[Shard], most: float) -> None:
     skipped = [line for shard in shards for line in shard.skipped]
-    if len(skipped) > max_share * samples:
+    if len(skipped) > most:
         shown = "\n  ".join(skipped[:10])
         raise TooManyBadPairs(
-            f"{len(skipped)} of {samples} training pairs cannot be used, more than the share "
-            f"shards.max_skipped_share={max_share} allows. The first ones:\n  {shown}"
+            f"{len(skipped)} training pairs so far cannot be used, more than the {int(most)} that "
+            f"shards.max_skipped_share allows; mend them, or raise it. The first ones:\n  {shown}"
         )
 
 

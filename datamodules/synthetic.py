@@ -20,6 +20,8 @@ class CropOfPhoto:
     """A crop of a photograph, under one synthetic degradation unless training is to degrade it."""
 
     photo: Photo
+    number: int
+    """Of this crop among those of the same words and split."""
     words: tuple[str, ...]
     draw: int
     crop: int | None
@@ -34,8 +36,8 @@ class CropOfPhoto:
 
     @property
     def key(self) -> str:
-        """Photograph and draw."""
-        return sample_key(self.photo.name, self.draw)
+        """Photograph and number."""
+        return sample_key(self.photo.name, self.number)
 
     @property
     def source(self) -> str:
@@ -45,7 +47,8 @@ class CropOfPhoto:
     @property
     def pixels(self) -> int:
         """Of the crop."""
-        return count_pixels(self.photo.path) if self.crop is None else self.crop**2
+        pixels = count_pixels(self.photo.path) if self.crop is None else self.crop**2
+        return pixels if self.on_the_fly else 2 * pixels
 
     def make(self) -> tuple[Pixels | None, Pixels]:
         """Crop, the same for every word of this draw, then degrade."""
@@ -81,23 +84,42 @@ class SyntheticPairs:
     on_the_fly: bool
     seed: int
 
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if set(self.draws) != set(SPLITS) or min(self.draws.values()) < 0:
+            raise ValueError(f"shards.source.draws={dict(self.draws)}: give train and val, from 0")
+        if self.crop is not None and self.crop < 32:
+            raise ValueError(
+                f"shards.source.crop={self.crop}; crops have at least 32 pixels a side"
+            )
+        if len(self.zoom) != 2 or not 0 < self.zoom[0] <= self.zoom[1]:
+            raise ValueError(f"shards.source.zoom={self.zoom}: give [LEAST, MOST], above 0")
+
     def plan(self) -> list[CropOfPhoto]:
         """All crops: by split, words, photograph, draw.
 
         Raises:
             ValueError: a word is unknown.
         """
-        words = WORDS if self.words is None else tuple(self.words)
+        words = WORDS if self.words is None else self.words
         check_words(words, WORDS, "shards.source.words")
+        words = tuple(words)
         photos, zoom = self.photos.photos(), (self.zoom[0], self.zoom[1])
-        return [
-            CropOfPhoto(photo, group, draw, self.crop, zoom, self.seed, self._fresh(split))
-            for split in SPLITS
-            for group in ([words] if self._fresh(split) else [(word,) for word in words])
-            for photo in photos
-            if photo.split == split
-            for draw in range(self._draws(split))
-        ]
+        plan = []
+        for split in SPLITS:
+            fresh = self._fresh(split)
+            crops = [
+                (photo, draw)
+                for photo in photos
+                if photo.split == split
+                for draw in range(self._draws(split))
+            ]
+            for group in [words] if fresh else [(word,) for word in words]:
+                plan += [
+                    CropOfPhoto(photo, i, group, draw, self.crop, zoom, self.seed, fresh)
+                    for i, (photo, draw) in enumerate(crops)
+                ]
+        return plan
 
     def files(self) -> list[Path]:
         """The photographs."""

@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-ATTEMPTS = 3
+ATTEMPTS = 8
 BACKOFF_S = 0.5
-"""Pause after the first failed attempt; it doubles after each."""
+"""Pause after the first failed attempt; it doubles after each, so that a minute is bridged."""
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0
 """Longest wait for the next bytes of an http server or a command."""

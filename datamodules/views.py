@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -34,17 +35,22 @@ Raises BadImage where it is too small.
 """
 
 
-def random_patch(side: int) -> Augment:
+@dataclass(frozen=True)
+class RandomPatch:
     """A random crop of `side` pixels with random flips and quarter turns."""
 
-    def view(height: int, width: int, rng: np.random.Generator) -> View:
+    side: int
+
+    def __call__(self, height: int, width: int, rng: np.random.Generator) -> View:
+        """See Augment."""
+        side = self.side
         if min(height, width) < side:
-            raise BadImage(f"an image of {width}x{height} is smaller than the patch of {side}")
+            raise BadImage(
+                f"{width}x{height} pixels are fewer than the patch of {side}; lower restorer.patch"
+            )
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))
         return View(Window(top, left, side, side), turns, flip)
-
-    return view
 
 
 def whole_image(height: int, width: int, rng: np.random.Generator) -> View:

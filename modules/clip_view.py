@@ -56,7 +56,7 @@ def random_clip_view(
     """Crop each image at random, scale the crop to a square and normalise.
 
     Args:
-        images: RGB `[B, 3, H, W]` in [0, 1]; values outside are clamped.
+        images: RGB `[B, 3, H, W]`, uint8, or floats in [0, 1]; values outside are clamped.
         size: side of the view, in pixels.
         scale: the least and the largest share of the image's area that a crop takes.
         generator: draws the crops; None for torch's default one.
@@ -71,9 +71,9 @@ def random_clip_view(
     crops = random_crops(sizes, scale, generator)
     cut = (
         image[None, :, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-        for image, crop in zip(_levels(images), crops, strict=True)
+        for image, crop in zip(images, crops, strict=True)
     )
-    return _normalise(torch.cat([_resize(image, size, size) for image in cut]))
+    return _normalise(torch.cat([_resize(_levels(image), size, size) for image in cut]))
 
 
 def random_crops(
@@ -108,6 +108,8 @@ def _first_fitting(
 
 def _levels(images: Tensor) -> Tensor:
     """Whole numbers 0..255, in float32."""
+    if images.dtype == torch.uint8:
+        return images.float()
     return (images.float().clamp(0, 1) * 255).round()
 
 

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from modules.clip_view import clip_view, random_clip_view
 from modules.contrastive import gather, info_nce, multi_positive
 from modules.daclip import DaClip
+from modules.group_mean import by_group
 from modules.optim import decay_groups
 from modules.randomness import step_generator
 
@@ -77,18 +78,22 @@ class ControllerModule(LightningModule):
         self._make_optimizer, self._schedule = make_optimizer, schedule
         self._multi_positive = degradation_targets == "multi_positive"
         self._view_scale, self._seed = view_scale, seed
-        self.accuracy = MulticlassAccuracy(num_classes=len(words), average="micro")
+        self._frozen_words: Tensor | None = None
+        self.confusion = MulticlassConfusionMatrix(num_classes=len(words))
+        self.recognised = torch.zeros(len(words), len(words))
+        """Samples of the last validation by true word (row) and the one found (column)."""
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Sum of both losses over the batches of all ranks."""
-        generator = step_generator(self.device, self._seed, self.global_step, self.global_rank)
-        images = batch.lq.float() / 255
+        part = batch_idx % self.trainer.accumulate_grad_batches
+        where = self._seed, self.global_step, self.global_rank, part
+        generator = step_generator(self.device, *where)
         side, extents = self.daclip.image_size, batch.size
-        view = random_clip_view(images, side, self._view_scale, generator, extents)
+        view = random_clip_view(batch.lq, side, self._view_scale, generator, extents)
         embeddings = self.daclip(view)
         ids = self._ids(batch.degradation)
         captions = self._encode(batch.caption)
-        words = self._encode(self.words)[ids]
+        words = self._encode_words()[ids]
         scale = self.daclip.logit_scale.exp()
         content = info_nce(gather(normalize(embeddings.content, dim=-1)), gather(captions), scale)
         pair = gather(normalize(embeddings.degradation, dim=-1)), gather(words)
@@ -100,16 +105,25 @@ class ControllerModule(LightningModule):
         return content + degradation
 
     def validation_step(self, batch: TrainingBatch, batch_idx: int) -> None:
-        """Share of samples whose degradation is recognised."""
+        """Count which degradation is recognised in which."""
         images = (
             image[:, :height, :width].float() / 255
             for image, (height, width) in zip(batch.lq, batch.size.tolist(), strict=True)
         )
         view = torch.cat([clip_view(image[None], self.daclip.image_size) for image in images])
         degradation = normalize(self.daclip(view).degradation, dim=-1)
-        found = (degradation @ self._encode(self.words).T).argmax(dim=-1)
-        self.accuracy.update(found[batch.valid], self._ids(batch.degradation)[batch.valid])
-        self.log("degradation_accuracy", self.accuracy, prog_bar=True, batch_size=len(found))
+        found = (degradation @ self._encode_words().T).argmax(dim=-1)
+        self.confusion.update(found[batch.valid], self._ids(batch.degradation)[batch.valid])
+
+    def on_validation_epoch_end(self) -> None:
+        """Share of samples whose degradation is recognised, of all and by word."""
+        counts = self.confusion.compute().float()
+        self.confusion.reset()
+        self.recognised = counts.cpu()
+        right, total = counts.diag(), counts.sum(dim=1)
+        accuracy = {"degradation_accuracy": right.sum() / total.sum()}
+        self.log_dict(accuracy, prog_bar=True, sync_dist=True)
+        self.log_dict(by_group("degradation_accuracy", self.words, right / total), sync_dist=True)
 
     def on_before_zero_grad(self, optimizer: Optimizer) -> None:
         """Keep the logit scale within 1..100, as CLIP does."""
@@ -128,6 +142,17 @@ class ControllerModule(LightningModule):
     def _encode(self, texts: Sequence[str]) -> Tensor:
         tokens = self.daclip.tokenize(texts).to(self.device)
         return normalize(self.daclip.encode_text(tokens), dim=-1)
+
+    def _encode_words(self) -> Tensor:
+        """Embeddings of the degradations; of a frozen CLIP, computed once."""
+        if not self.daclip.clip_is_frozen:
+            return self._encode(self.words)
+        if self._frozen_words is None:
+            # Not of inference mode, in case validation asks first: training saves it for backward.
+            full = torch.autocast(self.device.type, enabled=False)
+            with torch.inference_mode(False), torch.no_grad(), full:
+                self._frozen_words = self._encode(self.words)
+        return self._frozen_words
 
     def _ids(self, words: Sequence[str]) -> Tensor:
         return torch.tensor([self.words.index(word) for word in words], device=self.device)

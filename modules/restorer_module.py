@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,16 +10,19 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from modules import sde
 from modules.controller_module import MakeOptimizer, TrainingBatch
+from modules.group_mean import GroupMean, bucket_of, by_group, time_buckets
 from modules.optim import decay_groups
 from modules.prediction import Prediction
 from modules.randomness import step_generator
 from modules.restorer import Controller, Denoiser, Sampling, restore
+from modules.scores import Score
 from modules.sde import Tables
+
+BUCKETS = 5
+"""Parts of 1..T whose losses are told apart."""
 
 Loss = Callable[[Tables, Prediction, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(tables, prediction, x_t, x_0, mu, t) -> scalar."""
@@ -53,6 +56,8 @@ class RestorerModule(LightningModule):
         make_optimizer: MakeOptimizer,
         schedule: Callable[[int], float],
         sampling: Sampling,
+        scores: Mapping[str, Score],
+        words: Sequence[str],
         seed: int,
     ) -> None:
         """Train a restorer.
@@ -64,6 +69,8 @@ class RestorerModule(LightningModule):
             make_optimizer: from parameter groups.
             schedule: step -> share of the learning rate.
             sampling: for validation.
+            scores: by name, what validation measures; they see images on the CPU.
+            words: the degradations of validation.
             seed: of times and noise.
 
         Raises:
@@ -78,7 +85,10 @@ class RestorerModule(LightningModule):
         self._controller = controller
         self._make_optimizer, self._schedule = make_optimizer, schedule
         self._sampling, self._seed = sampling, seed
-        self.psnr, self.psnr_degraded = MeanMetric(), MeanMetric()
+        self._scores, self._words = dict(scores), tuple(words)
+        self.loss_by_time = GroupMean(BUCKETS)
+        self.restored = GroupMean(len(words), len(scores))
+        self.degraded = GroupMean(len(words), len(scores))
 
     def on_fit_start(self) -> None:
         """Bring what is no submodule to the device of the network."""
@@ -87,7 +97,9 @@ class RestorerModule(LightningModule):
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Loss at a uniformly random time in 1..T for each image."""
-        generator = step_generator(self.device, self._seed, self.global_step, self.global_rank)
+        part = batch_idx % self.trainer.accumulate_grad_batches
+        where = self._seed, self.global_step, self.global_rank, part
+        generator = step_generator(self.device, *where)
         x_0, mu = batch.gt.float() / 255, batch.lq.float() / 255
         tables = self._denoiser.tables
         t = torch.randint(1, tables.T + 1, (len(mu),), generator=generator, device=self.device)
@@ -96,18 +108,35 @@ class RestorerModule(LightningModule):
         predicted = self._denoiser(x_t, mu, t, self._controller.embed(mu))
         loss = self._loss(tables, predicted, x_t, x_0, mu, t)
         self.log("loss", loss, prog_bar=True)
+        losses = self._loss_of_each(predicted, x_t, x_0, mu, t)
+        self.loss_by_time.update(losses, bucket_of(t, tables.T, BUCKETS))
         return loss
 
-    def validation_step(self, batch: TrainingBatch, batch_idx: int) -> None:
-        """PSNR of restorations, beside that of the degraded images."""
+    def validation_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """Score restorations and, beside them, the degraded images; return the restorations."""
         clean, degraded = batch.gt.float() / 255, batch.lq.float() / 255
         embeddings = self._controller.embed(degraded)
         seeds = [self._seed] * len(degraded)
         restored = restore(self._denoiser, embeddings, degraded, self._sampling, seeds)
-        self.psnr.update(_psnr(restored, clean)[batch.valid])
-        self.psnr_degraded.update(_psnr(degraded, clean)[batch.valid])
-        metrics = {"val_psnr": self.psnr, "val_psnr_degraded": self.psnr_degraded}
-        self.log_dict(metrics, prog_bar=True, batch_size=len(clean))
+        words = torch.tensor([self._words.index(w) for w in batch.degradation], device=self.device)
+        for metric, images in ((self.restored, restored), (self.degraded, degraded)):
+            scores = [score(images.cpu(), clean.cpu()) for score in self._scores.values()]
+            values = torch.stack([score.float() for score in scores], dim=1).to(self.device)
+            metric.update(values[batch.valid], words[batch.valid])
+        return restored
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means by score and word, and those of the losses since the last validation."""
+        for metric, suffix in ((self.restored, ""), (self.degraded, "_degraded")):
+            for name, means in zip(self._scores, metric.compute().T, strict=True):
+                key = f"val_{name}{suffix}"
+                self.log(key, means[-1], prog_bar=name == "psnr", sync_dist=True)
+                self.log_dict(by_group(key, self._words, means[:-1]), sync_dist=True)
+            metric.reset()
+        names = time_buckets(self._denoiser.tables.T, BUCKETS)
+        losses = self.loss_by_time.compute()[:-1, 0]
+        self.log_dict(by_group("loss_by_time", names, losses), sync_dist=True)
+        self.loss_by_time.reset()
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer, its rate set every step."""
@@ -118,7 +147,14 @@ class RestorerModule(LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-
-def _psnr(images: Tensor, clean: Tensor) -> Tensor:
-    """PSNR of each image `[B]` in dB, for values in [0, 1]."""
-    return peak_signal_noise_ratio(images, clean, (0.0, 1.0), reduction="none", dim=(1, 2, 3))
+    @torch.no_grad()
+    def _loss_of_each(
+        self, predicted: Prediction, x_t: Tensor, x_0: Tensor, mu: Tensor, t: Tensor
+    ) -> Tensor:
+        """The loss of each image, `[B, 1]`."""
+        batch = (*predicted, x_t, x_0, mu, t)
+        losses = []
+        for image_of, noise_of, *others in zip(*(part.split(1) for part in batch), strict=True):
+            prediction = Prediction(image_of, noise_of)
+            losses.append(self._loss(self._denoiser.tables, prediction, *others))
+        return torch.stack(losses)[:, None]

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from modules.blocks import (
     DegradationPrompt,
@@ -102,6 +104,8 @@ class ConditionalUNet(nn.Module):
         super().__init__()
         _check_config(width, multipliers, context_dim, channels)
         self.channels, self.context_dim = channels, context_dim
+        self.recompute = False
+        """In training, compute the levels' activations again for the gradient, to save memory."""
         # At full resolution half of it would do, but what is padded reaches the output.
         self.multiple = 2 ** len(multipliers)
         embedding_dim, deepest = 4 * width, width * multipliers[-1]
@@ -151,15 +155,20 @@ class ConditionalUNet(nn.Module):
         stem = self.stem(_pad(torch.cat([x_t - mu, mu], dim=1), self.multiple))
         x, skips = self.shrink(stem), []
         for level in self.encoder:
-            x, *level_skips = level(x, embedding, content)
+            x, *level_skips = self._run(level, x, embedding, content)
             skips.append(level_skips)
         x = self.middle_block1(x, embedding)
         x = self.middle_block2(self.middle_attention(x, content), embedding)
         for level in self.decoder:
-            x = level(x, *skips.pop(), embedding, content)
+            x = self._run(level, x, *skips.pop(), embedding, content)
         x = self.last_block(torch.cat([self.grow(x), stem], dim=1), embedding)
         out: Tensor = self.head(x)[..., : x_t.shape[2], : x_t.shape[3]]
         return out
+
+    def _run(self, level: nn.Module, *inputs: Tensor | None) -> Any:
+        if self.recompute and self.training:
+            return checkpoint(level, *inputs, use_reentrant=False)
+        return level(*inputs)
 
     def _check_images(self, x_t: Tensor, mu: Tensor) -> None:
         if x_t.shape != mu.shape or x_t.ndim != 4 or x_t.shape[1] != self.channels:
@@ -224,7 +233,9 @@ def _double(channels_in: int, channels_out: int) -> nn.Module:
 
 def _pad(x: Tensor, multiple: int) -> Tensor:
     """Reflect images at the bottom and right up to a multiple in height and width."""
-    return F.pad(x, (0, -x.shape[3] % multiple, 0, -x.shape[2] % multiple), mode="reflect")
+    # No negative number before the modulo: torch.compile fails on it where sizes vary.
+    right, bottom = ((multiple - x.shape[side] % multiple) % multiple for side in (3, 2))
+    return F.pad(x, (0, right, 0, bottom), mode="reflect")
 
 
 def _times(t: int | float | Tensor, like: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""`python -m pipeline STAGE [key=value ...]`: bring one stage of a run up to date."""
+"""`python -m pipeline STAGE [key=value ...]`: bring one stage of a run up to date.
+
+`submit` has a cluster do so for all stages up to one; `status` tells how they stand.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import argparse
 import logging
 import sys
 
-from pipeline.config import ConfigError, load_config
+from pipeline.config import Config, ConfigError, load_config
+from pipeline.interrupt import Stopped, listen, stop_requested, stopped_status
 from pipeline.stage import run_stage
 from pipeline.stages import STAGES
 
@@ -16,33 +20,74 @@ EXPECTED = (ConfigError, ValueError, FileNotFoundError, OSError)
 
 def main() -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
-    parser.add_argument("command", choices=[*STAGES, "verify", "restore"])
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="see conf/config.yaml")
-    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    arguments = parser.parse_intermixed_args()
+    arguments = _parse()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    listen()
     try:
-        config = load_config(arguments.overrides)
-        if arguments.command == "restore":
-            from pipeline.restore import run
-
-            run(config)
-        elif arguments.command == "verify":
-            from pipeline.shards import verify
-
-            verify(config)
-        else:
-            run_stage(STAGES[arguments.command], config)
+        _do(arguments, load_config(arguments.overrides))
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; the same command goes on from here\n")
         return 130
+    except Stopped as stopped:
+        sys.stderr.write(f"{stopped}; the same command goes on from here\n")
+        return stopped_status()
     except EXPECTED as error:
         if arguments.traceback:
             raise
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {_message(error)}\n")
         return 1
+    except RuntimeError as error:
+        if not stop_requested():
+            raise
+        # The other ranks, or the workers, were asked too, and have left already.
+        sys.stderr.write(f"cut off while stopping ({error}); the same command goes on from here\n")
+        return stopped_status()
     return 0
+
+
+def _message(error: Exception) -> str:
+    """What an error says; of one from a data process, without the traceback it brings along."""
+    text = str(error)
+    if "Original Traceback" not in text:
+        return text
+    return text.rstrip().rpartition(f"{type(error).__name__}: ")[2]
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
+    parser.add_argument(
+        "command", choices=[*STAGES, "verify", "restore", "dashboard", "submit", "status"]
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="see conf/config.yaml")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.add_argument("--upto", choices=STAGES, default="evaluate", help="last stage to submit")
+    parser.add_argument("--dry-run", action="store_true", help="show the jobs, submit nothing")
+    return parser.parse_intermixed_args()
+
+
+def _do(arguments: argparse.Namespace, config: Config) -> None:
+    if arguments.command == "restore":
+        from pipeline.restore import run
+
+        run(config)
+    elif arguments.command == "dashboard":
+        from pipeline.dashboard import run as draw
+
+        draw(config)
+    elif arguments.command == "verify":
+        from pipeline.shards import verify
+
+        verify(config)
+    elif arguments.command == "submit":
+        from pipeline.slurm.submit import submit
+
+        submit(config, arguments.overrides, arguments.upto, arguments.dry_run)
+    elif arguments.command == "status":
+        from pipeline.slurm.status import status
+
+        logging.getLogger(__name__).info("%s", "\n".join(status(config)))
+    else:
+        run_stage(STAGES[arguments.command], config)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from datamodules.captions import CAPTIONS, read_captions, write_captions
 from datamodules.degradations import WORDS
 from datamodules.images import Pixels, content_hash
 from datamodules.reader import ShardSet
+from datamodules.shards import read_index
 from modules.captioners import Captioner, FileCaptioner
 from pipeline.config import Config, build
 from pipeline.ranks import rank_of_environment
@@ -24,7 +25,8 @@ def run(config: Config, folder: Path) -> None:
     use_gpu(local)
     captioner: Captioner = build(config.captions.captioner)
     shards = SHARDS.folder(config)
-    samples = [s for split in ("train", "val") for s in ShardSet(shards, split).all()]
+    splits = sorted({shard.split for shard in read_index(shards)})
+    samples = [sample for split in splits for sample in ShardSet(shards, split).all()]
     counts = write_captions(
         samples,
         folder,

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -63,7 +63,6 @@ class DataConfig:
 
     shares: dict[str, int] = MISSING
     max_skipped_share: float = MISSING
-    val_per_task: int = MISSING
 
 
 @dataclass
@@ -73,10 +72,12 @@ class ControllerConfig:
     steps: int = MISSING
     batch_size: int = MISSING
     degradation_targets: str = MISSING
+    accumulate: int = MISSING
     view_scale: list[float] = MISSING
     warmup: int = MISSING
     min_lr_share: float = MISSING
     val_every: int = MISSING
+    val_per_task: int = MISSING
     optimizer: Node = MISSING
 
 
@@ -96,7 +97,9 @@ class RestorerConfig:
 
     steps: int = MISSING
     batch_size: int = MISSING
+    accumulate: int = MISSING
     patch: int = MISSING
+    recompute: bool = MISSING
     target: str = MISSING
     loss: str = MISSING
     warmup: int = MISSING
@@ -104,6 +107,8 @@ class RestorerConfig:
     ema_decay: float = MISSING
     ema_every: int = MISSING
     val_every: int = MISSING
+    val_per_task: int = MISSING
+    val_calls: int = MISSING
     network: Node = MISSING
     optimizer: Node = MISSING
 
@@ -141,7 +146,51 @@ class TrainerConfig:
     devices: Any = MISSING
     num_nodes: int = MISSING
     precision: str = MISSING
+    compile: bool = MISSING
     log_every: int = MISSING
+
+
+@dataclass
+class LoggerConfig:
+    """What is told to Weights & Biases."""
+
+    project: str | None = MISSING
+
+
+@dataclass
+class DashboardConfig:
+    """The page of curves."""
+
+    compare: list[str] = MISSING
+
+
+@dataclass
+class JobConfig:
+    """What a stage asks a cluster for."""
+
+    account: str | None = MISSING
+    partition: str | None = MISSING
+    nodes: int = MISSING
+    tasks_per_node: int = MISSING
+    gpus_per_node: int = MISSING
+    cpus_per_task: int = MISSING
+    memory: str | None = MISSING
+    minutes: int = MISSING
+    options: list[str] = MISSING
+    setup: list[str] = MISSING
+
+
+@dataclass
+class ClusterConfig:
+    """Jobs on a cluster: for all stages, and for each."""
+
+    stop_before_s: int = MISSING
+    all: JobConfig = MISSING
+    shards: JobConfig = MISSING
+    captions: JobConfig = MISSING
+    controller: JobConfig = MISSING
+    restorer: JobConfig = MISSING
+    evaluate: JobConfig = MISSING
 
 
 @dataclass
@@ -161,7 +210,9 @@ class Config:
     evaluate: EvaluateConfig = MISSING
     restore: RestoreConfig = MISSING
     trainer: TrainerConfig = MISSING
-    logger: Node = MISSING
+    cluster: ClusterConfig = MISSING
+    logger: LoggerConfig = MISSING
+    dashboard: DashboardConfig = MISSING
     workers: int = MISSING
 
 
@@ -200,8 +251,16 @@ def check_targets(config: Config) -> None:
 
 
 def build(node: Mapping[str, Any], **more: Any) -> Any:
-    """Make what a `_target_` node describes, with further arguments."""
-    return instantiate(dict(node), _convert_="all", **more)
+    """Make what a `_target_` node describes, with further arguments.
+
+    Raises:
+        ConfigError: it cannot be made of these arguments.
+    """
+    try:
+        return instantiate(dict(node), _convert_="all", **more)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise ConfigError(f"{node.get('_target_')}: {' '.join(str(cause).split())}") from error
 
 
 def _reason(error: Exception) -> str:

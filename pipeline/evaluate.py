@@ -29,8 +29,9 @@ from pipeline.config import Config
 from pipeline.models import load_controller, load_restorer
 from pipeline.perceptual import Perceptual, fid_of, load_perceptual, lpips_of
 from pipeline.report import restored_path, write_report
-from pipeline.stages import REPORT, SHARDS, controller_weights, restorer_weights
+from pipeline.stages import FIGURES, REPORT, SHARDS, controller_weights, restorer_weights
 from pipeline.summary import Row, summarise, text_table
+from pipeline.tracking import TRACKER
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ def run(config: Config, folder: Path) -> None:
     found = partial(restored_path, folder / RESTORED)
     fid = fid_of(perceptual.fid, shards, found) if perceptual.fid else {}
     summary = summarise(rows, models.controller.words, perceptual.missing, fid)
-    write_json(folder / "metrics.json", summary.to_json())
+    write_json(folder / FIGURES, summary.to_json())
+    TRACKER(lambda run: run.summary.update(summary.figures()))
     write_report(folder / REPORT, summary, rows, shards, folder / RESTORED, config)
     log.info("%s\nreport: %s", text_table(summary), folder / REPORT)
 
@@ -137,4 +139,5 @@ def _read_rows(path: Path) -> list[Row]:
         return []
     with path.open("r+b") as file:
         file.truncate(file.read().rfind(b"\n") + 1)
-    return [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return list({row.key: row for row in rows}.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -13,6 +14,10 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from datamodules.images import Pixels, read_image
 from datamodules.reader import ShardSet
 from modules.perceptual import LpipsAlex, Unavailable, fid, lpips_alex
+from modules.scores import SCORES, Score
+from pipeline.tracking import TRACKER
+
+log = logging.getLogger(__name__)
 
 Metric = TypeVar("Metric")
 
@@ -29,6 +34,17 @@ def load_perceptual() -> Perceptual:
     """Load what has its weights on this machine."""
     missing: dict[str, str] = {}
     return Perceptual(_load("LPIPS", lpips_alex, missing), _load("FID", fid, missing), missing)
+
+
+def training_scores() -> dict[str, Score]:
+    """What validation measures while training: LPIPS too, or a line that says why not."""
+    missing: dict[str, str] = {}
+    lpips = _load("LPIPS", lpips_alex, missing)
+    for line in missing.items():
+        log.info("%s is not measured: %s", *line)
+    if lpips is None:
+        TRACKER(lambda run: run.config.update({"not_measured": missing}, allow_val_change=True))
+    return SCORES | ({"lpips": lpips} if lpips else {})
 
 
 def _load(name: str, make: Callable[[], Metric], missing: dict[str, str]) -> Metric | None:

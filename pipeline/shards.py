@@ -51,8 +51,9 @@ def verify(config: Config) -> None:
     shards = read_index(folder)
     if faults:
         raise ValueError(
-            f"{faults} faults in the {len(shards)} shards of {folder}; delete the named files and "
-            f"{folder / 'index.json'}, then run `make shards`, or fetch them again"
+            f"{faults} faults in the {len(shards)} shards of {folder}. If this run made them, "
+            f"delete the named files and {folder / 'index.json'}, and run `make shards`: only "
+            "these are made again. If they are from elsewhere, get the named ones again from there"
         )
     size = sum(shard.bytes for shard in shards)
     samples = sum(shard.count for shard in shards)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from omegaconf import OmegaConf
 from datamodules.files import atomic_write, file_hash, read_json, write_json
 from pipeline.config import Config, check_targets
 from pipeline.ranks import rank_of_environment
+from pipeline.tracking import tracked
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +41,15 @@ class Stage:
     name: str
     """Also its folder in the run."""
     sections: Sequence[str]
-    """The sections of the configuration its result depends on, besides the seed."""
+    """The parts of the configuration its result depends on, besides the seed."""
     inputs: Callable[[Config], list[Path]]
     """The files its result depends on, by content."""
     outputs: Sequence[str]
     """The files in its folder without which it is not whole."""
     run: Callable[[Config, Path], None]
     """Do the work in a folder, going on from what an interrupted run has left there."""
+    parallel: bool = False
+    """Whether several processes do the work together; else the first one does it alone."""
     many_inputs: Callable[[Config], list[Path]] = lambda config: []
     """Further files, too many to read each time: by name, size and time of change."""
 
@@ -65,13 +69,16 @@ def run_stage(stage: Stage, config: Config) -> None:
     folder = stage.folder(config)
     wanted = describe(stage, config)
     found = read_record(folder)
-    if _agree(found, wanted) and found["status"] == "finished" and _whole(stage, folder):
+    if _fresh(stage, folder, found, wanted):
         log.info("%s: fresh, nothing to do (%s)", stage.name, folder)
         return
     check_targets(config)
     if rank_of_environment().rank > 0:
         _await_record(folder, wanted)
-        stage.run(config, folder)
+        if stage.parallel:
+            stage.run(config, folder)
+        else:
+            _await_end(folder)
         return
     if not _agree(found, wanted):
         _move_aside(folder, found, wanted)
@@ -80,9 +87,21 @@ def run_stage(stage: Stage, config: Config) -> None:
     with atomic_write(folder / "config.yaml") as file:
         file.write(OmegaConf.to_yaml(OmegaConf.create(asdict(config))).encode())
     log.info("%s: %s in %s", stage.name, "going on" if _agree(found, wanted) else "starts", folder)
-    stage.run(config, folder)
+    outputs = [folder / name for name in stage.outputs]
+    with tracked(config, folder, stage.inputs(config), outputs, wanted["code"]):
+        stage.run(config, folder)
     _record(folder, wanted, "finished", started)
     log.info("%s: done in %.0f s", stage.name, (datetime.now(UTC) - started).total_seconds())
+
+
+def is_fresh(stage: Stage, config: Config) -> bool:
+    """Whether a stage is up to date, so that running it does nothing.
+
+    Raises:
+        FileNotFoundError: an input is missing.
+    """
+    folder = stage.folder(config)
+    return _fresh(stage, folder, read_record(folder), describe(stage, config))
 
 
 def describe(stage: Stage, config: Config) -> dict[str, Any]:
@@ -94,7 +113,7 @@ def describe(stage: Stage, config: Config) -> dict[str, Any]:
     depends = {
         "stage": stage.name,
         "seed": config.seed,
-        "config": {section: settings[section] for section in stage.sections},
+        "config": {section: _setting(settings, section) for section in stage.sections},
         "inputs": inputs,
     }
     canonical = json.dumps(depends, sort_keys=True).encode()
@@ -127,8 +146,17 @@ def _agree(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
     return bool(found.get("fingerprint") == wanted["fingerprint"])
 
 
+def _fresh(stage: Stage, folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    return _agree(found, wanted) and found["status"] == "finished" and _whole(stage, folder)
+
+
 def _whole(stage: Stage, folder: Path) -> bool:
     return all((folder / name).is_file() for name in stage.outputs)
+
+
+def _setting(settings: dict[str, Any], section: str) -> Any:
+    """A section, or with dots in its name a part of one."""
+    return reduce(lambda node, key: node[key], section.split("."), settings)
 
 
 def _label(path: Path, config: Config) -> str:
@@ -146,7 +174,10 @@ def _hash_input(path: Path) -> str:
 def _hash_listing(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        stat = path.stat()
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise FileNotFoundError(f"{path}: {error.strerror}; mend or remove it") from error
         digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
     return digest.hexdigest()
 
@@ -183,6 +214,12 @@ def _flat(node: Any, key: str = "") -> dict[str, Any]:
         return {key: node}
     parts = (_flat(child, f"{key}.{name}" if key else name) for name, child in node.items())
     return {name: value for part in parts for name, value in part.items()}
+
+
+def _await_end(folder: Path) -> None:
+    """Wait until the first process has done the work; whoever started both ends both."""
+    while read_record(folder).get("status") != "finished":
+        time.sleep(1)
 
 
 def _await_record(folder: Path, wanted: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from pipeline.stage import Stage
 
 WEIGHTS = "model.safetensors"
 REPORT = "report.html"
+FIGURES = "metrics.json"
 
 
 def _work_of(module: str) -> Callable[[Config, Path], None]:
@@ -62,7 +63,7 @@ def _controller_inputs(config: Config) -> list[Path]:
 
 SHARDS = Stage(
     name="shards",
-    sections=["shards"],
+    sections=["shards.source", "shards.format"],
     inputs=lambda config: [],
     outputs=[INDEX],
     run=_work_of("pipeline.shards"),
@@ -70,6 +71,7 @@ SHARDS = Stage(
 )
 CAPTIONING = Stage(
     name="captions",
+    parallel=True,
     sections=["captions"],
     inputs=_caption_inputs,
     outputs=[CAPTIONS],
@@ -77,14 +79,16 @@ CAPTIONING = Stage(
 )
 CONTROLLER = Stage(
     name="controller",
-    sections=["clip", "controller"],
+    parallel=True,
+    sections=["clip", "controller", "data.shares"],
     inputs=_controller_inputs,
     outputs=[WEIGHTS],
     run=_work_of("pipeline.train_controller"),
 )
 RESTORER = Stage(
     name="restorer",
-    sections=["sde", "restorer"],
+    parallel=True,
+    sections=["sde", "restorer", "data.shares"],
     inputs=lambda config: [shard_index(config), controller_weights(config)],
     outputs=[WEIGHTS],
     run=_work_of("pipeline.train_restorer"),
@@ -97,7 +101,7 @@ EVALUATION = Stage(
         controller_weights(config),
         restorer_weights(config),
     ],
-    outputs=[REPORT],
+    outputs=[REPORT, FIGURES],
     run=_work_of("pipeline.evaluate"),
 )
 

@@ -59,6 +59,18 @@ class Summary:
         """As plain values."""
         return asdict(self)
 
+    def figures(self) -> dict[str, float]:
+        """`SCORE` of the mean and `SCORE/TASK`, restored and `_degraded`, and the other figures."""
+        figures = {
+            "degradation_accuracy": self.accuracy,
+            "seconds_per_image": self.seconds_per_image,
+        } | {f"fid/{word}": score for word, score in self.fid.items()}
+        for task in (self.mean, *self.tasks):
+            of_task = "" if task is self.mean else f"/{task.word}"
+            for suffix, scores in (("", task.restored), ("_degraded", task.degraded)):
+                figures |= {f"{name}{suffix}{of_task}": value for name, value in scores.items()}
+        return figures
+
 
 def summarise(
     rows: Sequence[Row],

@@ -11,6 +11,7 @@ from datamodules.mixed import MixedData
 from datamodules.views import whole_image
 from modules.controller_module import ControllerModule
 from modules.daclip import build_daclip
+from pipeline.callbacks import Confusion
 from pipeline.config import Config, build
 from pipeline.models import save_controller
 from pipeline.stages import SHARDS, WEIGHTS, caption_file
@@ -28,7 +29,7 @@ def run(config: Config, folder: Path) -> None:
         collate=collate_padded,
         batch_size=stage.batch_size,
         val_batch_size=config.evaluate.batch_size,
-        val_per_task=None,
+        val_per_task=stage.val_per_task,
         workers=config.workers,
         seed=config.seed,
         shares=config.data.shares,
@@ -38,7 +39,14 @@ def run(config: Config, folder: Path) -> None:
     daclip = build_daclip(config.clip.architecture, config.clip.weights)
     if config.clip.train:
         daclip.unfreeze_clip()
+    if config.trainer.compile:
+        daclip.compile()
     words = data.words()
+    if unseen := sorted(set(data.words("val")) - set(words)):
+        raise ValueError(
+            f"validation has {', '.join(unseen)}, of which there is no training sample; make "
+            "shards that have both, or neither"
+        )
     module = ControllerModule(
         daclip,
         words,
@@ -48,6 +56,6 @@ def run(config: Config, folder: Path) -> None:
         (stage.view_scale[0], stage.view_scale[1]),
         config.seed,
     )
-    trainer = fit(config, stage, folder, module, data, "degradation_accuracy")
+    trainer = fit(config, stage, folder, module, data, "degradation_accuracy", [Confusion()])
     if trainer.is_global_zero:
         save_controller(folder / WEIGHTS, daclip, config.clip.architecture, words)

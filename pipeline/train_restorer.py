@@ -9,14 +9,17 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from datamodules.datasets import collate
 from datamodules.mixed import MixedData
-from datamodules.views import random_patch
+from datamodules.views import RandomPatch
 from modules.prediction import parameterisation
 from modules.restorer import Denoiser, Sampling
 from modules.restorer_module import RestorerModule
 from modules.samplers import sampler
 from modules.sde import make_tables
+from modules.unet import ConditionalUNet
+from pipeline.callbacks import Samples
 from pipeline.config import Config, build
 from pipeline.models import build_network, load_controller, save_restorer
+from pipeline.perceptual import training_scores
 from pipeline.stages import SHARDS, WEIGHTS, controller_weights
 from pipeline.training import fit, schedule_of
 
@@ -27,12 +30,12 @@ def run(config: Config, folder: Path) -> None:
     data = MixedData(
         shards=SHARDS.folder(config),
         captions=None,
-        augment=random_patch(stage.patch),
+        augment=RandomPatch(stage.patch),
         with_clean=True,
         collate=collate,
         batch_size=stage.batch_size,
         val_batch_size=config.evaluate.batch_size,
-        val_per_task=config.data.val_per_task,
+        val_per_task=stage.val_per_task,
         workers=config.workers,
         seed=config.seed,
         shares=config.data.shares,
@@ -41,19 +44,25 @@ def run(config: Config, folder: Path) -> None:
     torch.manual_seed(config.seed)
     tables = make_tables(**vars(config.sde))
     network = build_network(stage.network)
+    if isinstance(network, ConditionalUNet):
+        network.recompute = stage.recompute
+    if config.trainer.compile:
+        network.compile()
     module = RestorerModule(
         Denoiser(network, tables, parameterisation(stage.target)),
         load_controller(controller_weights(config)),
         stage.loss,
         build(stage.optimizer),
         schedule_of(stage),
-        Sampling(sampler(config.sampling.method), config.sampling.calls),
+        Sampling(sampler(config.sampling.method), min(stage.val_calls, config.sampling.calls)),
+        training_scores(),
+        data.words("val"),
         config.seed,
     )
     average = EMAWeightAveraging(
         decay=stage.ema_decay, update_every_n_steps=stage.ema_every, use_buffers=False
     )
-    trainer = fit(config, stage, folder, module, data, "val_psnr", [average])
+    trainer = fit(config, stage, folder, module, data, "val_psnr", [average, Samples(folder)])
     if trainer.is_global_zero:
         controller = controller_weights(config)
         save_restorer(folder / WEIGHTS, network, config.sde, stage, controller)

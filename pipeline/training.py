@@ -12,9 +12,12 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
 from modules.optim import warmup_cosine
-from pipeline.checkpoints import keep_checkpoints, newest_checkpoint
-from pipeline.config import Config, ControllerConfig, RestorerConfig, build
+from pipeline.callbacks import Throughput
+from pipeline.checkpoints import LAST, keep_checkpoints, newest_checkpoint
+from pipeline.config import Config, ControllerConfig, RestorerConfig
 from pipeline.guards import FiniteGuard
+from pipeline.loggers import loggers
+from pipeline.stop_in_order import StopInOrder
 
 log = logging.getLogger(__name__)
 
@@ -37,24 +40,28 @@ def fit(
     # Both say what is meant so: the sampler is endless, and workers are as many as configured.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`__len__`.*")
-    checkpoints = folder / CHECKPOINTS
+    checkpoints, throughput = folder / CHECKPOINTS, Throughput()
     trainer = Trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
         num_nodes=config.trainer.num_nodes,
         precision=config.trainer.precision,  # type: ignore[arg-type]
         max_steps=stage.steps,
-        val_check_interval=min(stage.val_every, stage.steps),
+        accumulate_grad_batches=stage.accumulate,
+        val_check_interval=min(stage.val_every, stage.steps) * stage.accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=config.trainer.log_every,
-        logger=build(config.logger, save_dir=str(folder)),
+        logger=loggers(folder),
+        profiler=throughput.clock,
         callbacks=[
             FiniteGuard(),
             *keep_checkpoints(checkpoints, stage.val_every, monitor),
             LearningRateMonitor(),
             TQDMProgressBar(10),
+            throughput,
             *callbacks,
+            StopInOrder(checkpoints / f"{LAST}.ckpt"),
         ],
         use_distributed_sampler=False,
         enable_model_summary=False,

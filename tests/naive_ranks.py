@@ -3,6 +3,7 @@
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import webdataset
@@ -11,13 +12,11 @@ from torch import distributed, nn
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder / 'meeting'}",
-        rank=int(sys.argv[2]),
-        world_size=2,
-        timeout=timedelta(seconds=4),
+        "gloo", init_method=f"file://{folder / 'meeting'}", rank=int(sys.argv[2]), world_size=2
     )
-    model = nn.parallel.DistributedDataParallel(nn.Linear(1, 1))
+    distributed.barrier()  # however long the other takes to start
+    group: Any = distributed.new_group(timeout=timedelta(seconds=4))
+    model = nn.parallel.DistributedDataParallel(nn.Linear(1, 1), process_group=group)
     urls = [str(path) for path in sorted(folder.glob("*.tar"))]
     splitter = webdataset.split_by_node
     samples = webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=splitter)
@@ -27,4 +26,4 @@ if __name__ == "__main__":
         seen += 1
     sys.stdout.write(f"rank {distributed.get_rank()} has seen {seen}\n")
     sys.stdout.flush()
-    distributed.barrier()
+    distributed.barrier(group)

@@ -34,7 +34,7 @@ class Made:
 
     @property
     def pixels(self) -> int:
-        return self.height * self.width
+        return self.height * self.width * (2 if self.paired else 1)
 
     def make(self) -> tuple[Pixels | None, Pixels]:
         time.sleep(self.pause)
@@ -58,6 +58,10 @@ class SlowPairs:
         return []
 
 
+def unused(**settings: Any) -> None:
+    """In the configuration, the target of what a test has no use for, since it imports nothing."""
+
+
 def many(split: str, word: str, count: int, **changes: Any) -> list[Made]:
     """`count` samples of a word, with keys such as `rainy-train-003`."""
     return [Made(split, (word,), f"{word}-{split}-{i:03d}", **changes) for i in range(count)]
@@ -68,4 +72,4 @@ def write(
 ) -> list[Shard]:
     """Write shards of at most so many samples of 40 x 48 pixels each."""
     form = {"encoding": "npy", "tile": None, "shard_mb": (per_shard + 0.5) * 40 * 48 * 6 / 1e6}
-    return write_shards(samples, folder, Format(**(form | changes)), 0.0, workers=0)  # type: ignore[arg-type]
+    return write_shards(samples, folder, Format(**(form | changes)), 0.0, workers=0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import conf
-from pipeline.config import ConfigError, check_targets, load_config
+from pipeline.config import ConfigError, build, check_targets, load_config
 
 EXPERIMENTS = sorted(p.stem for p in (Path(conf.__file__).parent / "experiment").glob("*.yaml"))
 NEEDS_ROOT = ["shards.source.root=/data"]
@@ -85,3 +85,11 @@ def test_wrong_arguments_of_a_target_are_named(override: str, named: str) -> Non
 def test_missing_value_is_named() -> None:
     with pytest.raises(ConfigError, match=r"shards\.source\.root"):
         load_config(["experiment=universal"])
+
+
+def test_object_that_cannot_be_made_is_a_fault_of_the_configuration() -> None:
+    node = {"_target_": "datamodules.shards.Format", "encoding": "gif", "tile": None}
+    with pytest.raises(ConfigError, match=r"Format: .*shard_mb"):
+        build(node)
+    with pytest.raises(ConfigError, match=r"Format: .*shards\.format\.encoding='gif'"):
+        build(node | {"shard_mb": 1.0})

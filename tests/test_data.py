@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,7 +27,7 @@ from datamodules.mixed import MixedData
 from datamodules.mixture import DrawSampler, Mixture, ShareSampler
 from datamodules.reader import ShardSet
 from datamodules.shards import write_shards
-from datamodules.views import Augment, random_patch, whole_image
+from datamodules.views import Augment, RandomPatch, whole_image
 from tests.conftest import form, paired_folder
 
 Save = Callable[..., Path]
@@ -54,7 +55,7 @@ def data_module(shards: Path, **changes: object) -> MixedData:
     settings: dict[str, object] = {
         "shards": shards,
         "captions": None,
-        "augment": random_patch(16),
+        "augment": RandomPatch(16),
         "with_clean": True,
         "collate": collate,
         "batch_size": 4,
@@ -110,7 +111,7 @@ def test_validation_shares_hold_each_sample_once(size: int, world: int) -> None:
 
 
 def test_patches_lie_inside_and_differ() -> None:
-    view = random_patch(16)
+    view = RandomPatch(16)
     seen = {view(40, 50, np.random.default_rng(seed)) for seed in range(40)}
     assert len(seen) == 40
     assert all(v.window.top + 16 <= 40 and v.window.left + 16 <= 50 for v in seen)
@@ -124,7 +125,7 @@ def test_patches_of_both_images_are_one_view(tmp_path: Path, save_image: Save) -
         (tmp_path / f"pairs/{split}/noisy/LQ").mkdir()
         negative.save(tmp_path / f"pairs/{split}/noisy/LQ/a.png")
     write_shards(paired_folder(tmp_path / "pairs").plan(), tmp_path / "s", form(), 0.0, workers=0)
-    dataset = draws_of(tmp_path / "s", random_patch(16))
+    dataset = draws_of(tmp_path / "s", RandomPatch(16))
     for n in range(20):
         sample = dataset[n].sample
         assert sample.lq.shape == (16, 16, 3)
@@ -176,8 +177,8 @@ def test_damaged_training_sample_is_passed_over_by_name(shards: Path) -> None:
 
 
 def test_image_smaller_than_the_patch_is_passed_over_by_name(shards: Path) -> None:
-    dataset = draws_of(shards, random_patch(41))
-    with pytest.raises(TooManyBadSamples, match="48x40 is smaller than the patch of 41"):
+    dataset = draws_of(shards, RandomPatch(41))
+    with pytest.raises(TooManyBadSamples, match=r"noisy.*48x40 pixels are fewer than"):
         dataset[0]
 
 
@@ -185,8 +186,10 @@ def test_too_many_damaged_samples_stop_training(shards: Path) -> None:
     data = data_module(shards)
     for _ in range(10):  # of each word one draw, and one skipped: 10 of at least 1000 draws
         data._count(torch.tensor([1, 1, 1]))
+    data._check_skipped()
+    data._count(torch.tensor([1, 1, 1]))
     with pytest.raises(TooManyBadSamples, match=r"11 of 0 .*data\.max_skipped_share"):
-        data._count(torch.tensor([1, 1, 1]))
+        data._check_skipped()
 
 
 def test_damaged_validation_sample_is_an_error(shards: Path) -> None:
@@ -196,8 +199,8 @@ def test_damaged_validation_sample_is_an_error(shards: Path) -> None:
 
 
 def test_mixed_sizes_in_a_batch_are_explained_or_padded(shards: Path) -> None:
-    items = [draws_of(shards, augment)[0] for augment in (whole_image, random_patch(16))]
-    with pytest.raises(ValueError, match="set the stage's batch_size to 1"):
+    items = [draws_of(shards, augment)[0] for augment in (whole_image, RandomPatch(16))]
+    with pytest.raises(ValueError, match=r"set evaluate\.batch_size=1"):
         collate(items)
     batch = collate_padded(items)
     assert batch.lq.shape == (2, 3, 40, 48)
@@ -227,3 +230,26 @@ def test_training_sample_without_caption_is_named(shards: Path) -> None:
     skipped = [line for batch in batches(data, 3) for line in batch.skipped]
     assert skipped
     assert all("no caption; run `make captions`" in line for line in skipped)
+
+
+def test_counts_survive_a_checkpoint(shards: Path) -> None:
+    data = data_module(shards)
+    data._uncounted = torch.tensor([3, 4, 1])
+    saved = data.state_dict()
+    assert saved["drawn"] == {"noisy": 3, "rainy": 4}
+    assert saved["skipped"] == 1
+    assert data.state_dict() == saved  # counted once
+
+
+def test_views_go_to_spawned_processes() -> None:
+    view = pickle.loads(pickle.dumps(RandomPatch(16)))
+    assert view(40, 50, np.random.default_rng(0)) == RandomPatch(16)(
+        40, 50, np.random.default_rng(0)
+    )
+
+
+def test_shares_left_at_one_may_name_any_word() -> None:
+    mixture = Mixture({"noisy": [4], "rainy": [4]}, 0, {"hazy": 1, "rainy": 3})
+    assert Counter(mixture(n)[0] for n in range(40)) == {"noisy": 10, "rainy": 30}
+    with pytest.raises(ValueError, match=r"data\.shares names hazy"):
+        Mixture({"noisy": [4]}, 0, {"hazy": 2})

@@ -13,15 +13,21 @@ from threading import Thread
 import pytest
 import torch
 
+from datamodules import transport
 from datamodules.datasets import Batch, collate
 from datamodules.mixed import MixedData
 from datamodules.ready import ReadyShards
 from datamodules.shards import INDEX, BadShard, read_index, write_shards
-from datamodules.views import random_patch
+from datamodules.views import RandomPatch
 from pipeline.config import load_config
 from pipeline.stage import run_stage
 from pipeline.stages import SHARDS
 from tests.conftest import form, paired_folder
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "BACKOFF_S", 0.001)
 
 
 @pytest.fixture
@@ -51,7 +57,7 @@ def training(folder: Path, workers: int = 0) -> list[Batch]:
     data = MixedData(
         shards=folder,
         captions=None,
-        augment=random_patch(16),
+        augment=RandomPatch(16),
         with_clean=True,
         collate=collate,
         batch_size=4,

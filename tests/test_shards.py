@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -114,7 +116,7 @@ def test_bad_training_pair_is_left_out_and_recorded(
 
 def test_too_many_bad_pairs_stop_the_stage(pair_folder: Path, tmp_path: Path) -> None:
     (pair_folder / "train/noisy/GT/noisy1.png").unlink()
-    with pytest.raises(TooManyBadPairs, match=r"1 of 6 .*max_skipped_share[\s\S]*noisy1"):
+    with pytest.raises(TooManyBadPairs, match=r"1 training .*max_skipped_share[\s\S]*noisy1"):
         make(pair_folder, tmp_path / "shards", max_skipped_share=0.1)
     assert not (tmp_path / "shards" / INDEX).exists()
 
@@ -231,3 +233,74 @@ def test_missing_and_damaged_index_are_named(tmp_path: Path) -> None:
     (tmp_path / INDEX).write_text('{"shards": [{"name": "x"}]}')
     with pytest.raises(ValueError, match="not a shard index"):
         read_index(tmp_path)
+
+
+def test_photographs_of_like_names_keep_apart(tmp_path: Path, save_image: Save) -> None:
+    names = ("写真", "图片", "a" * 70, "a" * 71)
+    for split in ("train", "val"):
+        for name in names:
+            save_image(f"photos/{split}/{name}.png", height=40, width=60)
+    photos = PhotoFolder(str(tmp_path / "photos"))
+    draws = {"train": 2, "val": 1}
+    source = SyntheticPairs(photos, draws, 32, (1.0, 1.0), ["noisy"], False, seed=0)
+    write_shards(source.plan(), tmp_path / "s", form(), 0.0, workers=0)
+    assert len(ShardSet(tmp_path / "s", "train").tasks["noisy"]) == 8
+
+
+def test_two_samples_of_one_key_are_named(pair_folder: Path, tmp_path: Path) -> None:
+    plan = paired_folder(pair_folder).plan()
+    with pytest.raises(ValueError, match=r"two samples have the key .*noisy0-000000"):
+        write_shards([*plan, plan[0]], tmp_path / "s", form(), 0.0, workers=0)
+    with pytest.raises(ValueError, match="gives no sample at all"):
+        write_shards([], tmp_path / "s", form(), 0.0, workers=0)
+
+
+def test_one_deleted_shard_is_made_again_alone(pair_folder: Path, tmp_path: Path) -> None:
+    make(pair_folder, tmp_path / "shards")
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "shards").glob("*.tar")}
+    data = (tmp_path / "shards" / "rainy-train-000000.tar").read_bytes()
+    for name in ("rainy-train-000000.tar", INDEX):
+        (tmp_path / "shards" / name).unlink()
+    make(pair_folder, tmp_path / "shards")
+    after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "shards").glob("*.tar")}
+    assert {n for n in before if before[n] != after[n]} == {"rainy-train-000000.tar"}
+    assert (tmp_path / "shards" / "rainy-train-000000.tar").read_bytes() == data
+
+
+def test_clean_image_without_degraded_one_is_counted(
+    pair_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (pair_folder / "train/noisy/LQ/noisy1.png").unlink()
+    paired_folder(pair_folder).plan()
+    assert "1 of 3 clean images have no LQ image" in caplog.text
+
+
+class Deadly:
+    """A sample at which its process is killed."""
+
+    split, words, key, source, pixels = "train", ("noisy",), "k", "s", 1
+
+    def make(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_process_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"was killed.*lower `workers`"):
+        write_shards([Deadly()], tmp_path / "s", form(), 0.0, workers=1)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"crop": 0}, r"shards\.source\.crop=0"),
+        ({"zoom": (2.0, 1.0)}, r"shards\.source\.zoom"),
+        ({"draws": {"train": 1}}, r"shards\.source\.draws"),
+        ({"words": "noisy"}, r"shards\.source\.words=noisy: give a list"),
+    ],
+)
+def test_settings_out_of_range_are_named(change: dict[str, Any], message: str) -> None:
+    settings = {"draws": {"train": 1, "val": 1}, "crop": 32, "zoom": (1.0, 1.0), "words": None}
+    with pytest.raises(ValueError, match=message):
+        SyntheticPairs(
+            EmbeddedPhotos(["chelsea"], ["coffee"]), **(settings | change), on_the_fly=False, seed=0
+        ).plan()

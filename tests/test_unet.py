@@ -384,3 +384,21 @@ def test_wrong_configurations_are_refused(config: dict[str, Any], message: str) 
 def test_wrong_inputs_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small_network()(**{**small_inputs(), "t": 3, **changes})
+
+
+def test_recomputed_activations_change_nothing() -> None:
+    torch.manual_seed(0)
+    network = ConditionalUNet(width=32, multipliers=(1, 2, 2, 2), context_dim=16)
+    x_t, mu = torch.rand(2, 2, 3, 32, 32).unbind()
+    contexts = torch.rand(2, 16), torch.rand(2, 16)
+    results = []
+    for network.recompute in (False, True):
+        network.zero_grad()
+        output = network(x_t, mu, 7, *contexts)
+        output.square().mean().backward()
+        gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
+        results.append((output, gradients))
+    (plain, gradients), (again, recomputed) = results
+    assert torch.equal(plain, again)
+    assert len(gradients) == len(recomputed)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, recomputed, strict=True))

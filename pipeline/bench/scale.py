@@ -14,7 +14,7 @@ from datamodules.datasets import collate
 from datamodules.mixed import MixedData
 from datamodules.reader import ShardSet
 from datamodules.ready import ReadyShards
-from datamodules.views import random_patch
+from datamodules.views import RandomPatch
 from pipeline.bench.sets import TINY
 from pipeline.bench.speed import BATCH
 from pipeline.bench.table import Row, Target
@@ -96,7 +96,7 @@ def _first_batch(shards: Path, draws: int, seed: int) -> float:
     data = MixedData(
         shards=shards,
         captions=None,
-        augment=random_patch(TINY),
+        augment=RandomPatch(TINY),
         with_clean=True,
         collate=collate,
         batch_size=BATCH,

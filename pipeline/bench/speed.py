@@ -17,7 +17,7 @@ from datamodules.datasets import Batch, DrawDataset, Item, Sample, collate
 from datamodules.mixture import DrawSampler, Mixture
 from datamodules.pairs import FilePair
 from datamodules.reader import ShardSet
-from datamodules.views import random_patch
+from datamodules.views import RandomPatch
 from modules.clip_view import clip_view
 from pipeline.bench.baseline import load_batch
 from pipeline.bench.laps import Laps
@@ -45,7 +45,7 @@ def open_draws(
     counts = {word: samples.counts for word, samples in shards.tasks.items()}
     wanted = set(counts if words is None else words)
     mixture = Mixture(counts, seed, {word: int(word in wanted) for word in counts})
-    return DrawDataset(shards, None, mixture, random_patch(patch), with_clean=True)
+    return DrawDataset(shards, None, mixture, RandomPatch(patch), with_clean=True)
 
 
 class Speeds:

@@ -1,0 +1,240 @@
+"""The figures of a training: means by task and by time, scores, confusion, speed."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from itertools import cycle
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from modules.controller_module import ControllerModule
+from modules.daclip import build_daclip
+from modules.group_mean import GroupMean, bucket_of, by_group, time_buckets
+from modules.prediction import parameterisation
+from modules.restorer import Controller, Denoiser, Sampling
+from modules.restorer_module import LOSSES, RestorerModule
+from modules.samplers import sampler
+from modules.scores import SCORES, psnr, ssim
+from modules.sde import make_tables
+from modules.unet import ConditionalUNet
+from pipeline import callbacks
+from pipeline.callbacks import DataClock, Throughput
+from pipeline.loggers import WandbMetrics
+from tests.test_training import TINY_CLIP
+
+WORDS = ("hazy", "rainy", "snowy")
+Fake = namedtuple("Fake", "lq gt size caption degradation valid key")
+
+
+def batch(*words: str, valid: list[bool] | None = None) -> Fake:
+    generator = torch.Generator().manual_seed(3)
+    lq, gt = torch.randint(0, 256, (2, len(words), 3, 40, 40), generator=generator).byte()
+    flags = torch.tensor(valid or [True] * len(words))
+    size = torch.tensor([[40, 40]] * len(words))
+    return Fake(lq, gt, size, ["a"] * len(words), list(words), flags, list(words))
+
+
+def test_group_means() -> None:
+    metric = GroupMean(3, 2)
+    metric.update(torch.tensor([[1.0, 10], [2, 20]]), torch.tensor([0, 2]))
+    metric.update(torch.tensor([[4.0, 40]]), torch.tensor([2]))
+    means = metric.compute()
+    assert means[[0, 2]].tolist() == [[1, 10], [3, 30]]
+    assert means[1].isnan().all()
+    assert means[-1].tolist() == pytest.approx([7 / 3, 70 / 3])
+    assert list(by_group("x", WORDS, means[:-1, 0])) == ["x/hazy", "x/snowy"]
+
+
+def test_group_means_of_ranks_are_those_of_all() -> None:
+    values, groups = torch.rand(9, 1), torch.tensor([0, 1, 1, 0, 0, 0, 1, 0, 0])
+    whole, *ranks = (GroupMean(2) for _ in range(3))
+    whole.update(values, groups)
+    for metric, part in zip(ranks, (slice(0, 2), slice(2, 9)), strict=True):
+        metric.update(values[part], groups[part])
+    ranks[0].merge_state(ranks[1])
+    torch.testing.assert_close(ranks[0].compute(), whole.compute())
+
+
+def test_group_mean_is_updated_after_a_reset_in_inference() -> None:
+    metric = GroupMean(1)
+    with torch.inference_mode():
+        metric.reset()
+    metric.update(torch.ones(1, 1, requires_grad=True), torch.zeros(1, dtype=torch.int64))
+    assert metric.compute().tolist() == [[1], [1]]
+
+
+@pytest.mark.parametrize("T", [5, 7, 100, 1000])
+def test_times_fall_in_the_bucket_that_names_them(T: int) -> None:
+    names = time_buckets(T, 5)
+    assert len(names) == 5
+    t = torch.arange(1, T + 1)
+    found = bucket_of(t, T, 5).tolist()
+    for time, bucket in zip(t.tolist(), found, strict=True):
+        first, last = map(int, names[bucket].split("-"))
+        assert first <= time <= last
+    sizes = np.bincount(found)
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_scores_are_those_of_scikit_image() -> None:
+    images, clean = torch.rand(2, 2, 3, 24, 20, generator=torch.Generator().manual_seed(0))
+    for i in range(2):
+        x, y = images[i].numpy(), clean[i].numpy()
+        assert psnr(images, clean)[i] == pytest.approx(peak_signal_noise_ratio(y, x), abs=1e-4)
+        expected = structural_similarity(
+            x, y, win_size=11, gaussian_weights=True, sigma=1.5, channel_axis=0, data_range=1.0,
+            use_sample_covariance=False, full=True,
+        )[1][:, 5:-5, 5:-5].mean()  # fmt: skip
+        assert ssim(images, clean)[i] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.fixture
+def restorer() -> RestorerModule:
+    torch.manual_seed(0)
+    network = ConditionalUNet(width=32, multipliers=(1, 1), context_dim=32)
+    controller = Controller(build_daclip(TINY_CLIP), WORDS)
+    denoiser = Denoiser(network, make_tables(), parameterisation("data"))
+    sampling = Sampling(sampler("posterior"), calls=1)
+    module = RestorerModule(
+        denoiser, controller, "matching", lambda groups: None, lambda step: 1.0, sampling,  # type: ignore[arg-type,return-value]
+        SCORES, WORDS, seed=0,
+    )  # fmt: skip
+    module.logged = {}  # type: ignore[assignment]
+    module.log = lambda name, value, **how: module.logged.update({name: value})  # type: ignore[assignment]
+    module.log_dict = lambda values, **how: module.logged.update(values)  # type: ignore[assignment]
+    module._trainer = SimpleNamespace(global_step=0, global_rank=0, accumulate_grad_batches=1)  # type: ignore[assignment]
+    return module
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_single_images_average_to_that_of_the_batch(
+    restorer: RestorerModule, name: str
+) -> None:
+    restorer._loss = LOSSES[name]
+    loss = restorer.training_step(batch("hazy", "rainy", "rainy", "snowy"), 0)
+    restorer.on_validation_epoch_end()
+    assert restorer.loss_by_time.counts.sum() == 0
+    losses = restorer._loss_of_each
+    seen: dict[str, Any] = {}
+    restorer._loss_of_each = lambda *a: seen.setdefault("of_each", losses(*a))  # type: ignore[method-assign]
+    restorer.training_step(batch("hazy", "rainy", "rainy", "snowy"), 0)
+    assert seen["of_each"].shape == (4, 1)
+    assert not seen["of_each"].requires_grad
+    assert seen["of_each"].mean() == pytest.approx(loss.item())
+    assert restorer.loss_by_time.compute()[-1, 0] == pytest.approx(loss.item())
+
+
+def test_validation_scores_tasks_and_leaves_padding_out(restorer: RestorerModule) -> None:
+    samples = batch("hazy", "rainy", "rainy", "snowy", valid=[True, True, True, False])
+    restored = restorer.validation_step(samples, 0)
+    restorer.on_validation_epoch_end()
+    logged = restorer.logged
+    clean, degraded = samples.gt.float() / 255, samples.lq.float() / 255
+    for key, images in (("val_psnr", restored), ("val_psnr_degraded", degraded)):
+        each = psnr(images, clean)
+        assert logged[key] == pytest.approx(each[:3].mean().item())
+        assert logged[f"{key}/hazy"] == pytest.approx(each[0].item())
+        assert logged[f"{key}/rainy"] == pytest.approx(each[1:3].mean().item())
+        assert f"{key}/snowy" not in logged
+    assert logged["val_ssim/hazy"] == pytest.approx(ssim(restored, clean)[0].item())
+    assert restorer.restored.counts.sum() == 0
+
+
+def test_confusion_counts_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    daclip = build_daclip(TINY_CLIP)
+    module = ControllerModule(
+        daclip,
+        WORDS,
+        lambda groups: None,
+        lambda step: 1.0,
+        "identity",
+        (0.9, 1.0),
+        seed=0,  # type: ignore[arg-type,return-value]
+    )
+    logged: dict[str, Any] = {}
+    module.log_dict = lambda values, **how: logged.update(values)  # type: ignore[assignment]
+    monkeypatch.setattr(module, "_encode", lambda texts: torch.eye(3, 32))
+    looks = torch.eye(3, 32)[[0, 1, 2, 2]]  # as hazy, rainy, snowy, snowy
+    monkeypatch.setattr(daclip, "forward", lambda view: SimpleNamespace(degradation=looks))
+    module.validation_step(batch("hazy", "rainy", "rainy", "hazy", valid=[True] * 3 + [False]), 0)
+    module.on_validation_epoch_end()
+    assert module.recognised.tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
+    assert logged["degradation_accuracy"] == pytest.approx(2 / 3)
+    assert logged["degradation_accuracy/hazy"] == 1
+    assert logged["degradation_accuracy/rainy"] == 0.5
+    assert "degradation_accuracy/snowy" not in logged
+    module.validation_step(batch("rainy", "rainy", "rainy", "rainy"), 0)
+    module.on_validation_epoch_end()
+    assert module.recognised.sum() == 4
+
+
+def test_speed_by_the_trainers_own_loop(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """Time passes only where data are fetched (3 s), in training (1 s) and in validation (50 s)."""
+    from lightning.pytorch import LightningModule, Trainer
+    from torch.utils.data import DataLoader
+
+    now = [0.0]
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    class Slow(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return 12
+
+        def __getitem__(self, index: int) -> int:
+            now[0] += 1.5
+            return index
+
+    class Endless(torch.utils.data.Sampler[int]):
+        def __iter__(self) -> Any:
+            return cycle(range(12))
+
+    class Module(LightningModule):
+        def training_step(self, samples: Any, batch_idx: int) -> torch.Tensor:
+            now[0] += 1
+            return self.weight.sum()
+
+        def validation_step(self, samples: Any, batch_idx: int) -> None:
+            now[0] += 50
+
+        def configure_optimizers(self) -> Any:
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+            return torch.optim.SGD([self.weight], lr=0.1)
+
+    class Keep(WandbMetrics):
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            if "images_per_s" in metrics:
+                kept.append((step, metrics))
+
+    kept: list[Any] = []
+    speed = Throughput()
+    trainer = Trainer(
+        max_steps=5, accelerator="cpu", logger=Keep(), profiler=speed.clock, log_every_n_steps=2,
+        callbacks=[speed], enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, val_check_interval=1, num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    loader = DataLoader(
+        Slow(),
+        batch_size=2,
+        sampler=Endless(),
+        collate_fn=lambda items: SimpleNamespace(key=items, valid=items),
+    )
+    trainer.fit(Module(), loader, DataLoader(Slow(), batch_size=12, collate_fn=list))
+    assert [step for step, _ in kept] == [2, 4, 5]
+    for _, values in kept:
+        assert values["images_per_s"] == pytest.approx(2 / (3 + 1))
+        assert values["data_wait"] == pytest.approx(3 / (3 + 1))
+        assert "gpu_peak_gb" not in values
+
+
+def test_clock_minds_two_actions_only() -> None:
+    clock = DataClock()
+    for action in (clock.WAIT, clock.WORK, "backward"):
+        clock.start(action)
+        clock.stop(action)
+    assert len(clock.seconds) == 2
