@@ -16,15 +16,21 @@ NEEDS_ROOT = ["shards.source.root=/data"]
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("logger", ["csv", "wandb"])
 def test_every_experiment_composes(experiment: str, logger: str) -> None:
-    more = [] if experiment == "demo" else NEEDS_ROOT
+    photos = ["shards.source.photos.root=/data"]
+    more = {"demo": [], "small": photos, "base": photos}.get(experiment, NEEDS_ROOT)
     config = load_config([f"experiment={experiment}", f"logger={logger}", *more])
     check_targets(config)
     assert config.run_dir == f"outputs/{experiment}"
 
 
-@pytest.mark.parametrize("source", ["folder", "synthetic", "embedded"])
+@pytest.mark.parametrize("source", ["folder", "synthetic", "embedded", "benchmarks", "ready"])
 def test_every_source_can_be_chosen(source: str) -> None:
-    root = {"folder": NEEDS_ROOT, "synthetic": ["shards.source.photos.root=/data"]}.get(source, [])
+    root = {
+        "folder": NEEDS_ROOT,
+        "benchmarks": NEEDS_ROOT,
+        "synthetic": ["shards.source.photos.root=/data"],
+        "ready": ["shards.source.url=/data"],
+    }.get(source, [])
     config = load_config(["experiment=universal", f"source={source}", *root])
     check_targets(config)
     assert config.shards.source["_target_"].startswith("datamodules.")
