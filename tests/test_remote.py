@@ -236,11 +236,11 @@ def test_a_lasting_fault_is_named(
 ) -> None:
     monkeypatch.setattr(transport, "READ_TIMEOUT_S", 0.3)
     shard = server.put("a.tar")
-    server.faults["set/a.tar"] = [fault] * 3
+    server.faults["set/a.tar"] = [fault] * transport.ATTEMPTS
     said = FAULTS[fault].format(sha256=shard[2])
     with pytest.raises(RemoteError, match=rf"^{server.base}/a\.tar: (?s:.)*{said}"):
         cache.path(*shard)
-    assert len(server.asked) == 3
+    assert len(server.asked) == transport.ATTEMPTS
     assert not kept(cache) and not parts(cache)
 
 
@@ -280,7 +280,7 @@ def test_a_failing_pipe_is_an_error_even_after_output(server: Server, tmp_path: 
     assert f"pipe:cd {tmp_path}; {script.format(name='a.tar')}" in str(caught.value)
     assert "exit status 3; the last it said: the disk is on fire" in str(caught.value)
     assert "progress" not in str(caught.value)
-    assert (tmp_path / "tries").read_text() == "\n\n\n"
+    assert (tmp_path / "tries").read_text() == "\n" * transport.ATTEMPTS
 
 
 def test_a_stalled_pipe_is_killed(
@@ -290,7 +290,7 @@ def test_a_stalled_pipe_is_killed(
     with pytest.raises(RemoteError, match=r"no output for 0\.3 s"):
         fetch_bytes(f"pipe:sleep 300 & echo $! >> {tmp_path}/{{name}}; wait", "pids")
     pids = (tmp_path / "pids").read_text().split()
-    assert len(pids) == 3
+    assert len(pids) == transport.ATTEMPTS
     for stat in (Path(f"/proc/{pid}/stat") for pid in pids):
         wait_for(lambda stat=stat: not stat.exists() or ") Z" in stat.read_text())
 

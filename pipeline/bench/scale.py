@@ -30,7 +30,7 @@ def opening_rows(part: str, shards: Path, scratch: Path, cold: int, warm: int) -
     colds, warms = [], []
     for number in range(cold):
         folder = scratch / f"link-{number}"  # keeps an index of its own, which is not there yet
-        ReadyShards(str(shards), "", 0.0, 1).link(folder)
+        ReadyShards(str(shards), "", 1.0, 1).link(folder)
         colds.append(_open(folder))
         warms += [_open(folder) for _ in range(warm)]
     return [
