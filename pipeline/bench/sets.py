@@ -96,5 +96,5 @@ class TinySample:
 def make_tiny(folder: Path, count: int, workers: int) -> list[Shard]:
     """`count` tiny samples in shards of a hundred, which a real shard holds too."""
     samples = [TinySample(number) for number in range(count)]
-    form = Format("npy", None, shard_mb=PER_SHARD * TINY**2 * 3 * 2 / 1e6)
+    form = Format("npy", None, shard_mb=PER_SHARD * TINY**2 * 3 / 1e6)
     return write_shards(samples, folder, form, 0.0, workers)
