@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # A real SLURM of two nodes on this one machine, for the tests. Needs root on Debian.
+#   cluster.sh install  install what is missing
 #   cluster.sh start    install what is missing, start afresh, wait until the nodes take jobs
 #   cluster.sh stop     cancel the jobs, end the daemons
 set -euo pipefail
@@ -135,7 +136,8 @@ stop() {
 [ "$(id -u)" = 0 ] || fail "a SLURM for tests needs root"
 unset "${!SLURM_@}" "${!SBATCH_@}" 2>/dev/null || true
 case ${1:-} in
+    install) mkdir -p "$home/log" && install_packages ;;
     start) start ;;
     stop) stop ;;
-    *) fail "cluster.sh start or stop" ;;
+    *) fail "cluster.sh install, start or stop" ;;
 esac
