@@ -17,7 +17,8 @@ RUN = $(BIN)/python -m pipeline
 SETTINGS = experiment=$(EXPERIMENT) $(ARGS)
 
 .PHONY: help setup demo test test-quick test-slurm check lint types layers shards verify captions \
-	train-controller train-restorer evaluate train-all status restore dashboard bench-data clean
+	train-controller train-restorer evaluate train-all status restore dashboard bench-data bench-train \
+	clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -93,6 +94,9 @@ test-slurm: $(READY) ## the chain on a real SLURM, which is installed and starte
 
 bench-data: $(READY) ## what loading data costs, beside the plain way; three minutes, 1 GB below TMPDIR
 	@$(BIN)/python -m pipeline.bench.data $(ARGS)
+
+bench-train: $(READY) ## what training costs, beside the plain way; five minutes, 6 GB of memory
+	@$(BIN)/python -m pipeline.bench.train $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -110,7 +110,7 @@ def test_missed_targets_are_called_missed(tmp_path: Path) -> None:
     assert rows[0].cells() == ("a", "ratio", "3.5", "x", "3 to 9", ">= 4", "missed")
     assert rows[4].cells()[2] == "1,234"
     assert len({len(line) for line in markdown(rows).splitlines()}) == 1
-    write_results(tmp_path, rows, {"cpu": "abacus"}, ["a note"])
+    write_results(tmp_path, "data", rows, {"cpu": "abacus"}, ["a note"])
     page = (tmp_path / "bench-data.md").read_text()
     assert markdown(rows) in page and "abacus" in page and "a note" in page
 

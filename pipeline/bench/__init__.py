@@ -1,1 +1,1 @@
-"""The data benchmark: what loading costs, beside the plain way; `make bench-data`."""
+"""Benchmarks beside the plain way: loading, `make bench-data`; training, `make bench-train`."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +17,10 @@ import cv2
 import torch
 
 from datamodules.shards import Format
+from pipeline.bench.machine import CUDA, machine
 from pipeline.bench.scale import memory_rows, opening_rows, resume_rows, streaming_rows
 from pipeline.bench.sets import make_pairs, make_tiny, megabytes, shard_pairs
-from pipeline.bench.speed import BATCH, CUDA, PATCH, VIEW, Speeds, speed_rows
+from pipeline.bench.speed import BATCH, PATCH, VIEW, Speeds, speed_rows
 from pipeline.bench.table import Row, markdown, write_results
 from pipeline.config import load_config
 
@@ -73,10 +72,10 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     notes = _notes()
-    before = _machine()
+    before = machine({"OpenCV": cv2.__version__})
     with TemporaryDirectory(prefix="bench-data-") as scratch:
         rows = measure(Path(scratch), QUICK if arguments.quick else Sizes())
-    write_results(arguments.out, rows, before, notes)
+    write_results(arguments.out, "data", rows, before, notes)
     log.info("\n%s", markdown(rows))
     for note in notes:
         log.info("- %s", note)
@@ -120,18 +119,6 @@ def _speed(scratch: Path, width: int, height: int, sizes: Sizes) -> list[Row]:
             for name, where in stored.items()
         ),
     ]
-
-
-def _machine() -> dict[str, object]:
-    cpu = [s for s in Path("/proc/cpuinfo").read_text().splitlines() if s.startswith("model name")]
-    return {
-        "cpu": cpu[0].partition(": ")[2] if cpu else platform.machine(),
-        "cores": os.cpu_count(),
-        "load when it began": " ".join(f"{load:.2f}" for load in os.getloadavg()),
-        "accelerator": torch.cuda.get_device_name() if CUDA else "none",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"OpenCV {cv2.__version__}",
-    }
 
 
 def _notes() -> list[str]:

@@ -21,6 +21,7 @@ from datamodules.views import RandomPatch
 from modules.clip_view import clip_view
 from pipeline.bench.baseline import load_batch
 from pipeline.bench.laps import Laps
+from pipeline.bench.machine import CUDA
 from pipeline.bench.sets import ENCODINGS, FLY_WORDS
 from pipeline.bench.table import Row, Target
 
@@ -32,7 +33,6 @@ VIEW = 224
 WORKERS = 2
 PREFETCHED = 4 * WORKERS
 """Batches after which a loader's pace is its own: two for each worker wait when it starts."""
-CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 FASTER = Target(4, at_least=True)
 

@@ -36,24 +36,29 @@ class Row:
     unit: str
     rounds: Sequence[float]
     target: Target | None = None
+    reason: str = ""
+    """Why there are no rounds, where there are none."""
 
     @property
-    def value(self) -> float:
-        """The median."""
-        return median(self.rounds)
+    def value(self) -> float | None:
+        """The median; None where nothing was measured."""
+        return median(self.rounds) if self.rounds else None
 
     @property
     def verdict(self) -> str:
-        """`met`, `missed`, or nothing where there is no target."""
-        if self.target is None:
-            return ""
+        """`met`, `missed`, nothing where there is no target, or why nothing was measured."""
+        if self.value is None or self.target is None:
+            return self.reason
         return "met" if self.target.met(self.value) else "missed"
 
     def cells(self) -> tuple[str, ...]:
         """As a line of the table."""
-        spread = f"{_figure(min(self.rounds))} to {_figure(max(self.rounds))}"
         target = "" if self.target is None else str(self.target)
-        return (self.part, self.name, _figure(self.value), self.unit, spread, target, self.verdict)
+        value, spread = "", ""
+        if self.value is not None:
+            value = _figure(self.value)
+            spread = f"{_figure(min(self.rounds))} to {_figure(max(self.rounds))}"
+        return (self.part, self.name, value, self.unit, spread, target, self.verdict)
 
 
 def _figure(value: float) -> str:
@@ -73,18 +78,22 @@ def markdown(rows: Iterable[Row]) -> str:
 
 
 def write_results(
-    folder: Path, rows: Sequence[Row], machine: Mapping[str, object], notes: Sequence[str]
+    folder: Path,
+    name: str,
+    rows: Sequence[Row],
+    machine: Mapping[str, object],
+    notes: Sequence[str],
 ) -> None:
-    """Write `bench-data.json` and `bench-data.md`.
+    """Write `bench-NAME.json` and `bench-NAME.md`.
 
     Raises:
         OSError: they cannot be written.
     """
     found = [asdict(row) | {"value": row.value, "verdict": row.verdict} for row in rows]
     whole = {"machine": machine, "notes": notes, "rows": found}
-    write_json(folder / "bench-data.json", whole)
+    write_json(folder / f"bench-{name}.json", whole)
     facts = "".join(f"- {name}: {fact}\n" for name, fact in machine.items())
     remarks = "".join(f"- {note}\n" for note in notes)
-    page = f"# Data benchmark\n\n{facts}\n{markdown(rows)}\n{remarks}"
-    with atomic_write(folder / "bench-data.md") as file:
+    page = f"# {name.capitalize()} benchmark\n\n{facts}\n{markdown(rows)}\n{remarks}"
+    with atomic_write(folder / f"bench-{name}.md") as file:
         file.write(page.encode())

@@ -1,0 +1,202 @@
+"""A training step of either stage, both ways, from the same weights and on the same batch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.optim import Optimizer
+
+from datamodules.degradations import WORDS
+from modules import sde
+from modules.clip_view import clip_view, random_clip_view
+from modules.contrastive import info_nce, multi_positive
+from modules.controller_module import ControllerModule
+from modules.daclip import DaClip, build_daclip
+from modules.optim import decay_groups
+from modules.prediction import parameterisation
+from modules.randomness import step_generator
+from modules.restorer import Controller, Denoiser, Sampling
+from modules.restorer_module import LOSSES, RestorerModule
+from modules.samplers import sampler
+from modules.sde import make_tables
+from pipeline.bench.batch import make_batch
+from pipeline.bench.laps import Laps
+from pipeline.bench.plain import make_plain
+from pipeline.bench.work import SEED, Work, call_arguments, wake
+from pipeline.config import Node, build
+from pipeline.models import build_network
+
+WHERE = (SEED, 0, 0, 0)
+"""Seed, step, rank and part: what the module's random numbers are drawn from."""
+
+
+class Step(NamedTuple):
+    """A training step that can be repeated."""
+
+    loss: Callable[[], Tensor]
+    outputs: Callable[[], Tensor]
+    """What the network makes of fixed arguments."""
+    network: nn.Module
+    """What trains."""
+    optimizer: Optimizer
+
+    def __call__(self, laps: Laps) -> None:
+        """Take it, and tell of its parts."""
+        self.optimizer.zero_grad()
+        loss = self.loss()
+        laps(_done("forward", loss.device))
+        loss.backward()
+        laps(_done("backward", loss.device))
+        self.optimizer.step()
+        laps(_done("optimizer", loss.device))
+
+
+def make_step(work: Work, way: str) -> Step:
+    """The training step of a stage: `ours` is that of its Lightning module."""
+    torch.manual_seed(SEED)
+    daclip = build_daclip(work.config.clip.architecture)
+    wake(daclip)
+    daclip.to(work.device)
+    if work.kind == "controller":
+        return _our_controller(work, daclip) if way == "ours" else _plain_controller(work, daclip)
+    network = build_network(work.config.restorer.network)
+    wake(network)
+    network.to(work.device)
+    if way == "ours":
+        return _our_restorer(work, network, daclip)
+    return _plain_restorer(work, network, daclip)
+
+
+def _our_controller(work: Work, daclip: DaClip) -> Step:
+    stage = work.config.controller
+    if work.fast:
+        daclip.compile()
+    module = ControllerModule(
+        daclip,
+        WORDS,
+        build(stage.optimizer),
+        lambda step: 1.0,
+        stage.degradation_targets,
+        (stage.view_scale[0], stage.view_scale[1]),
+        SEED,
+    )
+    return _ours(work, module, daclip, lambda: _embeddings(work, daclip))
+
+
+def _plain_controller(work: Work, daclip: DaClip) -> Step:
+    stage = work.config.controller
+    make_plain(daclip)
+    batch, scale = make_batch(work), (stage.view_scale[0], stage.view_scale[1])
+    ids = torch.tensor([WORDS.index(word) for word in batch.degradation], device=work.device)
+
+    def texts(texts: list[str]) -> Tensor:
+        return normalize(daclip.encode_text(daclip.tokenize(texts)), dim=-1)
+
+    def loss() -> Tensor:
+        generator = step_generator(batch.lq.device, *WHERE)
+        view = random_clip_view(batch.lq, daclip.image_size, scale, generator, batch.size)
+        content, degradation = (normalize(x, dim=-1) for x in daclip(view))
+        logit_scale = daclip.logit_scale.exp()
+        pair = degradation, texts(batch.degradation), logit_scale
+        identity = stage.degradation_targets == "identity"
+        return info_nce(content, texts(batch.caption), logit_scale) + (
+            info_nce(*pair) if identity else multi_positive(*pair, ids)
+        )
+
+    optimizer = _unfused(stage.optimizer, daclip)
+    return Step(loss, lambda: _embeddings(work, daclip), daclip, optimizer)
+
+
+def _our_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
+    config, stage = work.config, work.config.restorer
+    if work.fast:
+        network.compile()
+    module = RestorerModule(
+        Denoiser(network, make_tables(**vars(config.sde)), parameterisation(stage.target)),
+        Controller(daclip, WORDS),
+        stage.loss,
+        build(stage.optimizer),
+        lambda step: 1.0,
+        Sampling(sampler(config.sampling.method), calls=1),
+        {},
+        WORDS,
+        SEED,
+    )
+    return _ours(work, module, network, lambda: _unet_outputs(work, network))
+
+
+def _plain_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
+    stage = work.config.restorer
+    make_plain(network)
+    make_plain(daclip).eval().requires_grad_(False)
+    tables = make_tables(**vars(work.config.sde)).to(work.device)
+    batch, meaning, compare = make_batch(work), parameterisation(stage.target), LOSSES[stage.loss]
+
+    def loss() -> Tensor:
+        generator = step_generator(batch.lq.device, *WHERE)
+        x_0, mu = batch.gt.float() / 255, batch.lq.float() / 255
+        t = torch.randint(1, tables.T + 1, (len(mu),), generator=generator, device=mu.device)
+        noise = torch.randn(mu.shape, generator=generator, device=mu.device)
+        x_t = sde.diffuse(tables, x_0, mu, t, noise)
+        with torch.no_grad():
+            content, degradation = daclip(clip_view(mu, daclip.image_size))
+        F = network(x_t, mu, t, degradation, content)
+        return compare(tables, meaning(tables, F, x_t, mu, t), x_t, x_0, mu, t)
+
+    optimizer = _unfused(stage.optimizer, network)
+    return Step(loss, lambda: _unet_outputs(work, network), network, optimizer)
+
+
+def _ours(
+    work: Work,
+    module: ControllerModule | RestorerModule,
+    network: nn.Module,
+    outputs: Callable[[], Tensor],
+) -> Step:
+    """The module's own step, without a training loop around it."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\.")  # that nothing is logged, as is meant
+    accelerator = "cpu" if work.device == "cpu" else "gpu"
+    module.trainer = Trainer(accelerator=accelerator, devices=1, max_steps=1, barebones=True)
+    module.to(work.device)
+    module.on_fit_start()
+    batch: Any = make_batch(work)
+
+    def loss() -> Tensor:
+        with torch.autocast(work.device, torch.bfloat16, enabled=work.fast):
+            return module.training_step(batch, 0)
+
+    optimizer: Optimizer = module.configure_optimizers()["optimizer"]
+    return Step(loss, outputs, network, optimizer)
+
+
+def _unfused(optimizer: Node, network: nn.Module) -> Optimizer:
+    plain: Any = build(optimizer | {"fused": False})
+    made: Optimizer = plain(decay_groups(network.parameters()))
+    return made
+
+
+@torch.no_grad()
+def _unet_outputs(work: Work, network: nn.Module) -> Tensor:
+    outputs: Tensor = network(*call_arguments(work, network))
+    return outputs
+
+
+@torch.no_grad()
+def _embeddings(work: Work, daclip: DaClip) -> Tensor:
+    view = clip_view(make_batch(work).lq, daclip.image_size)
+    return torch.cat(daclip(view))
+
+
+def _done(part: str, device: torch.device) -> str:
+    """The name of a part that is over, once the device has finished it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return part
