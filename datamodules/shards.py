@@ -246,7 +246,9 @@ def _finish_shard(path: Path, samples: Sequence[PlannedSample], form: Format) ->
     """Write one shard, or take what an interrupted run has finished."""
     sidecar = _sidecar(path)
     if path.is_file() and sidecar.is_file():
-        return Shard(**read_json(sidecar))
+        finished = Shard(**read_json(sidecar))
+        if path.stat().st_size == finished.bytes:
+            return finished
     shard = _write_shard(path, samples, form)
     write_json(sidecar, asdict(shard))
     return shard

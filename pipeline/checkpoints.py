@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 log = logging.getLogger(__name__)
 
 BEST = "best"
-LAST = "last"
+LAST = ModelCheckpoint.CHECKPOINT_NAME_LAST
 
 
 class DamagedCheckpoint(ValueError):
@@ -36,7 +36,6 @@ def keep_checkpoints(folder: Path, every: int, monitor: str) -> list[ModelCheckp
         every_n_train_steps=every,
         enable_version_counter=False,
     )
-    newest.CHECKPOINT_NAME_LAST = LAST
     best = ModelCheckpoint(
         folder, filename=BEST, monitor=monitor, mode="max", enable_version_counter=False
     )

@@ -237,7 +237,22 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"no value for {', '.join(missing)}; give one as {missing[0]}=VALUE")
     config = OmegaConf.to_object(resolved)
     assert isinstance(config, Config)
+    _check_ranges(config)
     return config
+
+
+def _check_ranges(config: Config) -> None:
+    counts = {
+        "seed": (config.seed, 0),
+        "workers": (config.workers, 0),
+        "captions.batch_size": (config.captions.batch_size, 1),
+        "controller.batch_size": (config.controller.batch_size, 1),
+        "restorer.batch_size": (config.restorer.batch_size, 1),
+        "evaluate.batch_size": (config.evaluate.batch_size, 1),
+    }
+    for key, (value, least) in counts.items():
+        if value < least:
+            raise ConfigError(f"{key}={value}; give {least} or more")
 
 
 def check_targets(config: Config) -> None:

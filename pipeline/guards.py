@@ -31,8 +31,8 @@ class FiniteGuard(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Remember the batch."""
-        self._keys = batch.key
+        """Remember the batch, with the others of its step."""
+        self._keys = [*self._keys, *batch.key]
 
     def on_before_optimizer_step(
         self, trainer: Trainer, module: LightningModule, optimizer: Optimizer
@@ -45,13 +45,12 @@ class FiniteGuard(Callback):
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         norm = get_total_norm(gradients)
         if not torch.isfinite(norm):
-            loss = trainer.callback_metrics.get("loss")
             more = len(self._keys) - SHOWN
             shown = ", ".join(self._keys[:SHOWN]) + (f" and {more} more" if more > 0 else "")
             raise NotFinite(
-                f"the gradients of step {trainer.global_step} are not finite (norm {norm:g}, loss "
-                f"{'unknown' if loss is None else f'{loss:g}'}); the last checkpoint is kept. Rank "
-                f"{trainer.global_rank} had the batch {shown}. Train again with a lower learning "
-                "rate, or with trainer.precision=32-true"
+                f"the gradients of step {trainer.global_step} are not finite (norm {norm:g}); "
+                f"the last checkpoint is kept. Rank {trainer.global_rank} had the batch {shown}. "
+                "Train again with a lower learning rate, or with trainer.precision=32-true"
             )
+        self._keys = []
         module.log("grad_norm", norm)

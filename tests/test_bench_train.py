@@ -141,8 +141,15 @@ def test_differences_are_told() -> None:
 
 @pytest.mark.parametrize("kind", ["call", "call with gradient"])
 def test_calls_are_made_both_ways(kind: str) -> None:
+    calls: list[str] = []
     for way in ("ours", "plain"):
-        unet_call(Work(kind, SMALL, 1, 32), way)()
+        call = unet_call(Work(kind, SMALL, 1, 32), way)
+        network = call.args[0]  # type: ignore[attr-defined]
+        network.register_forward_hook(lambda *_, way=way: calls.append(way))
+        call()
+        trained = [p for p in network.parameters() if p.grad is not None]
+        assert bool(trained) == (kind == "call with gradient")
+    assert calls == ["ours", "plain"]
 
 
 def test_what_cannot_be_measured_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,3 +99,9 @@ def test_object_that_cannot_be_made_is_a_fault_of_the_configuration() -> None:
         build(node)
     with pytest.raises(ConfigError, match=r"Format: .*shards\.format\.encoding='gif'"):
         build(node | {"shard_mb": 1.0})
+
+
+@pytest.mark.parametrize("override", ["workers=-1", "seed=-1", "captions.batch_size=0"])
+def test_numbers_out_of_range_are_named(override: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{override}; give . or more"):
+        load_config(["experiment=demo", override])

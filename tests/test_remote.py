@@ -448,6 +448,7 @@ def test_a_fork_during_a_fetch(server: Server, cache: ShardCache) -> None:
     next(cache.folder.glob("*/a.tar")).unlink()
     try:
         finish(start(cache.path, *a))
+        assert kept(cache) == {"a.tar", "b.tar"}
     finally:
         child.kill()
         child.join()

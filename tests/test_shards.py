@@ -267,6 +267,18 @@ def test_one_deleted_shard_is_made_again_alone(pair_folder: Path, tmp_path: Path
     assert (tmp_path / "shards" / "rainy-train-000000.tar").read_bytes() == data
 
 
+def test_shard_cut_short_after_it_was_finished_is_made_again(
+    pair_folder: Path, tmp_path: Path
+) -> None:
+    make(pair_folder, tmp_path / "shards")
+    shard = tmp_path / "shards" / "rainy-train-000000.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-512])
+    (tmp_path / "shards" / INDEX).unlink()
+    make(pair_folder, tmp_path / "shards")
+    assert shard.read_bytes() == whole
+
+
 def test_clean_image_without_degraded_one_is_counted(
     pair_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

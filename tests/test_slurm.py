@@ -119,8 +119,9 @@ def test_what_cannot_work_is_refused(
 
 
 def test_devices_that_agree_or_are_left_open_are_taken(tiny_config: MakeConfig) -> None:
-    script(tiny_config, "train-restorer", "trainer.devices=1", "trainer.num_nodes=1")
-    script(tiny_config, "train-restorer", "trainer.devices=auto")
+    agreeing = script(tiny_config, "train-restorer", "trainer.devices=1", "trainer.num_nodes=1")
+    open_ones = script(tiny_config, "train-restorer", "trainer.devices=auto")
+    assert all("trainer.devices=1" in text for text in (agreeing, open_ones))
 
 
 class FakeSlurm:
