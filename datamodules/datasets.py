@@ -46,6 +46,8 @@ class Item(NamedTuple):
     """One sample as a dataset gives it."""
 
     sample: Sample
+    number: int
+    """Of the draw, in training; of the sample, in validation."""
     valid: bool
     """False for padding, which stands for no sample."""
     skipped: tuple[str, ...]
@@ -67,6 +69,8 @@ class Batch(NamedTuple):
     """Names of the clean photographs."""
     key: list[str]
     """`SHARD/KEY` of each sample."""
+    number: Tensor
+    """`[B]`, int64: numbers of the draws, in training; of the samples, in validation."""
     valid: Tensor
     """`[B]`, bool; False marks padding that makes ranks equally long."""
     skipped: list[str]
@@ -108,7 +112,7 @@ class DrawDataset(Dataset[Item]):
         for _ in range(MAX_REDRAWS):
             address = samples[position]
             try:
-                return Item(self._load(address, rng), True, tuple(skipped))
+                return Item(self._load(address, rng), n, True, tuple(skipped))
             except (BadImage, BadShard) as error:
                 skipped.append(str(error))
             position = int(rng.integers(len(samples)))
@@ -166,7 +170,7 @@ class WholeDataset(Dataset[Item]):
             BadImage: it is damaged, or has no degraded image; validation data must be whole.
         """
         valid = i < len(self.samples)
-        return Item(load_whole(self.samples[i if valid else 0]), valid, ())
+        return Item(load_whole(self.samples[i if valid else 0]), i, valid, ())
 
 
 def load_whole(address: SampleAddress) -> Sample:
@@ -233,6 +237,7 @@ def collate_padded(items: Sequence[Item]) -> Batch:
         degradation=[sample.degradation for sample in samples],
         source=[sample.source for sample in samples],
         key=[sample.key for sample in samples],
+        number=torch.tensor([item.number for item in items]),
         valid=torch.tensor([item.valid for item in items]),
         skipped=[line for item in items for line in item.skipped],
     )

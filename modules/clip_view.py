@@ -49,8 +49,8 @@ def clip_view(images: Tensor, size: int) -> Tensor:
 def random_clip_view(
     images: Tensor,
     size: int,
-    scale: tuple[float, float] = (0.9, 1.0),
-    generator: torch.Generator | None = None,
+    scale: tuple[float, float],
+    generators: Sequence[torch.Generator],
     extents: Tensor | None = None,
 ) -> Tensor:
     """Crop each image at random, scale the crop to a square and normalise.
@@ -59,7 +59,7 @@ def random_clip_view(
         images: RGB `[B, 3, H, W]`, uint8, or floats in [0, 1]; values outside are clamped.
         size: side of the view, in pixels.
         scale: the least and the largest share of the image's area that a crop takes.
-        generator: draws the crops; None for torch's default one.
+        generators: one for each image, which draws its crop.
         extents: `[B, 2]`, height and width of the image in the upper left of each entry, where
             the rest is padding; None where there is none.
 
@@ -68,7 +68,7 @@ def random_clip_view(
     """
     full = [(images.shape[-2], images.shape[-1])] * len(images)
     sizes = full if extents is None else [(h, w) for h, w in extents.tolist()]
-    crops = random_crops(sizes, scale, generator)
+    crops = random_crops(sizes, scale, generators)
     cut = (
         image[None, :, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
         for image, crop in zip(images, crops, strict=True)
@@ -79,7 +79,7 @@ def random_clip_view(
 def random_crops(
     sizes: Sequence[tuple[int, int]],
     scale: tuple[float, float],
-    generator: torch.Generator | None = None,
+    generators: Sequence[torch.Generator],
 ) -> list[Crop]:
     """A crop of each image of a given height and width.
 
@@ -87,9 +87,16 @@ def random_crops(
     first of ten draws that fits into the image, or else the largest central crop of an allowed
     ratio, as with torchvision's RandomResizedCrop.
     """
-    device = None if generator is None else generator.device
-    draws = torch.rand(len(sizes), TRIES, 4, generator=generator, device=device).tolist()
-    return [_first_fitting(tries, *size, scale) for tries, size in zip(draws, sizes, strict=True)]
+    return [
+        _first_fitting(_uniform(generator), *size, scale)
+        for generator, size in zip(generators, sizes, strict=True)
+    ]
+
+
+def _uniform(generator: torch.Generator) -> list[list[float]]:
+    draws: list[list[float]]
+    draws = torch.rand(TRIES, 4, generator=generator, device=generator.device).tolist()
+    return draws
 
 
 def _first_fitting(

@@ -18,7 +18,7 @@ from modules.contrastive import gather, info_nce, multi_positive
 from modules.daclip import DaClip
 from modules.group_mean import by_group
 from modules.optim import decay_groups
-from modules.randomness import step_generator
+from modules.randomness import draw_generators
 
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 DEGRADATION_TARGETS = ("identity", "multi_positive")
@@ -33,6 +33,8 @@ class TrainingBatch(Protocol):
     """`[B, 2]`: height and width of each `lq`; what lies outside is padding."""
     caption: list[str]
     degradation: list[str]
+    number: Tensor
+    """`[B]`, int64: numbers of the training draws."""
     valid: Tensor
 
 
@@ -85,11 +87,9 @@ class ControllerModule(LightningModule):
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Sum of both losses over the batches of all ranks."""
-        part = batch_idx % self.trainer.accumulate_grad_batches
-        where = self._seed, self.global_step, self.global_rank, part
-        generator = step_generator(self.device, *where)
+        generators = draw_generators(torch.device("cpu"), self._seed, batch.number.tolist())
         side, extents = self.daclip.image_size, batch.size
-        view = random_clip_view(batch.lq, side, self._view_scale, generator, extents)
+        view = random_clip_view(batch.lq, side, self._view_scale, generators, extents)
         embeddings = self.daclip(view)
         ids = self._ids(batch.degradation)
         captions = self._encode(batch.caption)

@@ -1,20 +1,26 @@
-"""Random numbers that depend on where a run is, not on how it got there."""
+"""Random numbers that depend on what is drawn, not on where or after what."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
 
 
-def step_generator(device: torch.device, *where: int) -> torch.Generator:
-    """A generator for one training step of one rank.
+def draw_generators(device: torch.device, seed: int, draws: Iterable[int]) -> list[torch.Generator]:
+    """A generator for each training draw of a batch.
 
-    Resumed, a run draws what it would have drawn undisturbed.
+    On any rank of any number, before or after a resume, a draw gets the same numbers.
 
     Args:
-        device: where its numbers will be drawn.
-        where: seed, step and rank, or whatever else tells this use from others.
+        device: where the numbers will be drawn; each kind of device has numbers of its own.
+        seed: of the run.
+        draws: numbers of the draws, as the mixture counts them.
     """
-    digest = hashlib.sha256(repr(where).encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return [torch.Generator(device).manual_seed(_hash(seed, draw)) for draw in draws]
+
+
+def _hash(*numbers: int) -> int:
+    digest = hashlib.sha256(repr(numbers).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

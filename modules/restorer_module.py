@@ -16,7 +16,7 @@ from modules.controller_module import MakeOptimizer, TrainingBatch
 from modules.group_mean import GroupMean, bucket_of, by_group, time_buckets
 from modules.optim import decay_groups
 from modules.prediction import Prediction
-from modules.randomness import step_generator
+from modules.randomness import draw_generators
 from modules.restorer import Controller, Denoiser, Sampling, restore
 from modules.scores import Score
 from modules.sde import Tables
@@ -43,6 +43,17 @@ def data(
 
 
 LOSSES: dict[str, Loss] = {"matching": matching, "data": data}
+
+
+def draw_times_and_noise(
+    generators: Sequence[torch.Generator], T: int, images: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A time in 1..T, `[B]`, and normal noise `[B, C, H, W]`, of each image by its generator."""
+    times, noise = [], torch.empty_like(images)
+    for generator, into in zip(generators, noise, strict=True):
+        times.append(torch.randint(1, T + 1, (), generator=generator, device=images.device))
+        into.normal_(generator=generator)
+    return torch.stack(times), noise
 
 
 class RestorerModule(LightningModule):
@@ -97,13 +108,10 @@ class RestorerModule(LightningModule):
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Loss at a uniformly random time in 1..T for each image."""
-        part = batch_idx % self.trainer.accumulate_grad_batches
-        where = self._seed, self.global_step, self.global_rank, part
-        generator = step_generator(self.device, *where)
         x_0, mu = batch.gt.float() / 255, batch.lq.float() / 255
         tables = self._denoiser.tables
-        t = torch.randint(1, tables.T + 1, (len(mu),), generator=generator, device=self.device)
-        noise = torch.randn(mu.shape, generator=generator, device=self.device)
+        generators = draw_generators(self.device, self._seed, batch.number.tolist())
+        t, noise = draw_times_and_noise(generators, tables.T, mu)
         x_t = sde.diffuse(tables, x_0, mu, t, noise)
         predicted = self._denoiser(x_t, mu, t, self._controller.embed(mu))
         loss = self._loss(tables, predicted, x_t, x_0, mu, t)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import logging
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from datamodules.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +21,28 @@ LAST = ModelCheckpoint.CHECKPOINT_NAME_LAST
 
 class DamagedCheckpoint(ValueError):
     """No checkpoint of a stage can be read."""
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes beside the checkpoint before and then takes its place.
+
+    Lightning's own way goes through the folder for temporary files; from another disk it is copied
+    over the checkpoint before, and half of both is left where the disk fills up or a kill strikes.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Save.
+
+        Raises:
+            OSError: with the path and, on a full disk, what to do about it.
+        """
+        with atomic_write(Path(path)) as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # of its archive, after the writing has failed
+                raise error.__context__ or error
 
 
 def keep_checkpoints(folder: Path, every: int, monitor: str) -> list[ModelCheckpoint]:

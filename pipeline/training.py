@@ -11,9 +11,10 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
+from datamodules.files import remove_partial
 from modules.optim import warmup_cosine
 from pipeline.callbacks import Throughput
-from pipeline.checkpoints import LAST, keep_checkpoints, newest_checkpoint
+from pipeline.checkpoints import LAST, WholeFiles, keep_checkpoints, newest_checkpoint
 from pipeline.config import Config, ControllerConfig, RestorerConfig
 from pipeline.guards import FiniteGuard
 from pipeline.loggers import loggers
@@ -63,9 +64,12 @@ def fit(
             *callbacks,
             StopInOrder(checkpoints / f"{LAST}.ckpt"),
         ],
+        plugins=[WholeFiles()],
         use_distributed_sampler=False,
         enable_model_summary=False,
     )
+    if trainer.is_global_zero:
+        remove_partial(checkpoints)
     if last := newest_checkpoint(checkpoints):
         log.info("resuming from %s", last)
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.checkpoints import DamagedCheckpoint, newest_checkpoint
+from pipeline.checkpoints import DamagedCheckpoint, WholeFiles, newest_checkpoint
 from tests.conftest import call
 
 
@@ -38,6 +39,21 @@ def test_last_and_best_are_kept(finished: Path) -> None:
         scores = [c["best_model_score"] for c in best["callbacks"].values() if "monitor" in c]
         assert metric in {c["monitor"] for c in best["callbacks"].values() if "monitor" in c}
         assert any(score is not None and math.isfinite(score) for score in scores)
+
+
+def test_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    files = WholeFiles()
+    files.save_checkpoint({"step": 1}, path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*last\.ckpt.*make room or set `run_dir`"):
+            files.save_checkpoint({"step": 2, "weights": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def _cut(path: Path) -> None:

@@ -82,8 +82,8 @@ def test_half_precision_images_give_float32():
 @pytest.mark.parametrize(("height", "width"), [(80, 100), (100, 80)])
 def test_random_view_is_pillow_s_of_the_same_crop(height, width):
     image = noise(height, width)
-    view = random_clip_view(tensor(image), 64, (0.3, 1.0), generator(5))[0]
-    (crop,) = random_crops([(height, width)], (0.3, 1.0), generator(5))
+    view = random_clip_view(tensor(image), 64, (0.3, 1.0), [generator(5)])[0]
+    (crop,) = random_crops([(height, width)], (0.3, 1.0), [generator(5)])
     right, bottom = crop.left + crop.width, crop.top + crop.height
     scaled = image.crop((crop.left, crop.top, right, bottom))
     scaled = scaled.resize((64, crop.height), Image.Resampling.BICUBIC)
@@ -93,11 +93,16 @@ def test_random_view_is_pillow_s_of_the_same_crop(height, width):
 
 def test_random_views_are_seeded_and_differ():
     images = torch.rand(1, 3, 60, 60).expand(4, -1, -1, -1)
-    view = random_clip_view(images, 32, generator=generator(1))
-    assert view.shape == (4, 3, 32, 32)
-    assert torch.equal(view, random_clip_view(images, 32, generator=generator(1)))
-    assert not torch.equal(view, random_clip_view(images, 32, generator=generator(2)))
-    assert not torch.equal(view[0], view[1])
+
+    def views(*seeds):
+        generators = [generator(seed) for seed in seeds]
+        return random_clip_view(images[: len(seeds)], 32, (0.9, 1.0), generators)
+
+    found = views(1, 2, 1, 3)
+    assert found.shape == (4, 3, 32, 32)
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
+    assert torch.equal(found[1:2], views(2))
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (200, 300), (300, 90)])
@@ -110,7 +115,9 @@ def test_crops_are_distributed_as_torchvision_s(height, width, scale):
     theirs = torch.tensor(
         [RandomResizedCrop.get_params(image, scale, (3 / 4, 4 / 3)) for _ in range(count)]
     ).double()
-    ours = torch.tensor(random_crops([(height, width)] * count, scale, generator(0))).double()
+    ours = torch.tensor(
+        random_crops([(height, width)] * count, scale, [generator(0)] * count)
+    ).double()
     assert (ours >= 0).all()
     assert (ours[:, 0] + ours[:, 2] <= height).all()
     assert (ours[:, 1] + ours[:, 3] <= width).all()
@@ -121,7 +128,7 @@ def test_crops_are_distributed_as_torchvision_s(height, width, scale):
 
 
 def test_crops_lie_everywhere():
-    crops = random_crops([(8, 8)] * 2000, (0.5, 0.6), generator(0))
+    crops = random_crops([(8, 8)] * 2000, (0.5, 0.6), [generator(0)] * 2000)
     for height in {crop.height for crop in crops}:
         tops = {crop.top for crop in crops if crop.height == height}
         assert tops == set(range(8 - height + 1))

@@ -9,7 +9,7 @@ from torch import nn
 from modules.daclip import build_daclip
 from modules.optim import decay_groups, warmup_cosine
 from modules.prediction import parameterisation
-from modules.randomness import step_generator
+from modules.randomness import draw_generators
 from modules.restorer import Controller, Denoiser, Sampling, restore
 from modules.restorer_module import LOSSES
 from modules.samplers import sampler
@@ -55,15 +55,14 @@ def test_weight_decay_spares_vectors_and_frozen_parameters_are_left_out() -> Non
     assert "weight_decay" not in decayed
 
 
-def test_step_randomness_depends_on_seed_step_and_rank_alone() -> None:
-    cpu = torch.device("cpu")
-    draws = {
-        where: torch.rand(4, generator=step_generator(cpu, *where))
-        for where in [(0, 5, 0), (0, 6, 0), (0, 5, 1), (1, 5, 0)]
-    }
-    again = torch.rand(4, generator=step_generator(cpu, 0, 5, 0))
-    assert torch.equal(draws[0, 5, 0], again)
-    assert len({tuple(draw.tolist()) for draw in draws.values()}) == 4
+def test_randomness_of_a_draw_depends_on_seed_and_draw_alone() -> None:
+    def numbers(seed: int, *draws: int) -> list[tuple[float, ...]]:
+        generators = draw_generators(torch.device("cpu"), seed, draws)
+        return [tuple(torch.rand(4, generator=g).tolist()) for g in generators]
+
+    alone, together = numbers(0, 7), numbers(0, 5, 7, 6)
+    assert together[1] == alone[0]
+    assert len({*together, *numbers(1, 5, 6, 7)}) == 6
 
 
 def test_image_is_restored_alike_alone_and_in_a_batch(

@@ -308,20 +308,15 @@ def test_content_attention_is_attention_to_one_token() -> None:
     assert relative_error(attention(content).expand(-1, 6, -1), attention.to_out(full)) < 1e-6
 
 
-@pytest.mark.parametrize(
-    ("dtype", "eps"),
-    [(torch.float64, 1e-5), (torch.float32, 1e-5), (torch.bfloat16, 1e-3), (torch.float16, 1e-3)],
-)
-def test_channel_norm_has_a_gain_alone_and_its_eps_depends_on_the_dtype(
-    dtype: torch.dtype, eps: float
-) -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_channel_norm_has_a_gain_alone_and_one_eps_in_every_dtype(dtype: torch.dtype) -> None:
     x = 0.02 * torch.randn(2, 8, 3, 5) + torch.linspace(-0.1, 0.1, 5)
     norm = ChannelNorm(8)
     nn.init.uniform_(norm.gain)
     assert [name for name, _ in norm.named_parameters()] == ["gain"]
     x = x.to(dtype)
     mean, var = x.double().mean(1, keepdim=True), x.double().var(1, correction=0, keepdim=True)
-    expected = (x.double() - mean) / (var + eps).sqrt() * norm.gain.detach().double()[:, None, None]
+    expected = (x.double() - mean) / (var + 1e-5).sqrt() * norm.gain.detach().double()[:, None, None]
     found = norm.to(dtype)(x).detach()
     assert found.dtype == dtype
     assert relative_error(found, expected) < max(1e-6, torch.finfo(dtype).eps)
@@ -332,8 +327,7 @@ def test_bfloat16_autocast_is_near(golden: Golden) -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         out = network(**inputs(io), t=io["in.time"])
     assert out.isfinite().all()
-    # 5 to 6 of these percents are the channel norm's other eps (`fp64_diff.json`).
-    assert relative_error(out.float(), io["out.full"]) < 0.1
+    assert relative_error(out.float(), io["out.full"]) < 0.05
 
 
 def test_channels_last_changes_nothing() -> None:

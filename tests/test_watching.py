@@ -28,7 +28,7 @@ from pipeline.loggers import WandbMetrics
 from tests.test_training import TINY_CLIP
 
 WORDS = ("hazy", "rainy", "snowy")
-Fake = namedtuple("Fake", "lq gt size caption degradation valid key")
+Fake = namedtuple("Fake", "lq gt size caption degradation number valid key")
 
 
 def batch(*words: str, valid: list[bool] | None = None) -> Fake:
@@ -36,7 +36,9 @@ def batch(*words: str, valid: list[bool] | None = None) -> Fake:
     lq, gt = torch.randint(0, 256, (2, len(words), 3, 40, 40), generator=generator).byte()
     flags = torch.tensor(valid or [True] * len(words))
     size = torch.tensor([[40, 40]] * len(words))
-    return Fake(lq, gt, size, ["a"] * len(words), list(words), flags, list(words))
+    return Fake(
+        lq, gt, size, ["a"] * len(words), list(words), torch.arange(len(words)), flags, list(words)
+    )
 
 
 def test_group_means() -> None:

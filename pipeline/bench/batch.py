@@ -24,6 +24,7 @@ def make_batch(work: Work) -> Batch:
         [WORDS[n % len(WORDS)] for n in numbers],
         names,
         names,
+        torch.arange(work.batch),
         torch.ones(work.batch, dtype=torch.bool),
         [],
     )

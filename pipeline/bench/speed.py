@@ -174,7 +174,7 @@ def trace(dataset: DrawDataset, n: int, laps: Laps) -> Item:
         laps("read and cut")
         lq, gt = view.orient(lq), view.orient(gt)
         laps("orient")
-    return Item(Sample(lq, gt, "", word, origin["source"], name), True, ())
+    return Item(Sample(lq, gt, "", word, origin["source"], name), n, True, ())
 
 
 def speed_rows(part: str, speeds: Speeds) -> list[Row]:

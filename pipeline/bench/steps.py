@@ -21,9 +21,9 @@ from modules.controller_module import ControllerModule
 from modules.daclip import DaClip, build_daclip
 from modules.optim import decay_groups
 from modules.prediction import parameterisation
-from modules.randomness import step_generator
+from modules.randomness import draw_generators
 from modules.restorer import Controller, Denoiser, Sampling
-from modules.restorer_module import LOSSES, RestorerModule
+from modules.restorer_module import LOSSES, RestorerModule, draw_times_and_noise
 from modules.samplers import sampler
 from modules.sde import make_tables
 from pipeline.bench.batch import make_batch
@@ -32,9 +32,6 @@ from pipeline.bench.plain import make_plain
 from pipeline.bench.work import SEED, Work, call_arguments, wake
 from pipeline.config import Node, build
 from pipeline.models import build_network
-
-WHERE = (SEED, 0, 0, 0)
-"""Seed, step, rank and part: what the module's random numbers are drawn from."""
 
 
 class Step(NamedTuple):
@@ -100,8 +97,8 @@ def _plain_controller(work: Work, daclip: DaClip) -> Step:
         return normalize(daclip.encode_text(daclip.tokenize(texts)), dim=-1)
 
     def loss() -> Tensor:
-        generator = step_generator(batch.lq.device, *WHERE)
-        view = random_clip_view(batch.lq, daclip.image_size, scale, generator, batch.size)
+        generators = draw_generators(torch.device("cpu"), SEED, batch.number.tolist())
+        view = random_clip_view(batch.lq, daclip.image_size, scale, generators, batch.size)
         content, degradation = (normalize(x, dim=-1) for x in daclip(view))
         logit_scale = daclip.logit_scale.exp()
         pair = degradation, texts(batch.degradation), logit_scale
@@ -140,10 +137,9 @@ def _plain_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
     batch, meaning, compare = make_batch(work), parameterisation(stage.target), LOSSES[stage.loss]
 
     def loss() -> Tensor:
-        generator = step_generator(batch.lq.device, *WHERE)
         x_0, mu = batch.gt.float() / 255, batch.lq.float() / 255
-        t = torch.randint(1, tables.T + 1, (len(mu),), generator=generator, device=mu.device)
-        noise = torch.randn(mu.shape, generator=generator, device=mu.device)
+        generators = draw_generators(mu.device, SEED, batch.number.tolist())
+        t, noise = draw_times_and_noise(generators, tables.T, mu)
         x_t = sde.diffuse(tables, x_0, mu, t, noise)
         with torch.no_grad():
             content, degradation = daclip(clip_view(mu, daclip.image_size))
