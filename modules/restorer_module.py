@@ -115,7 +115,7 @@ class RestorerModule(LightningModule):
         x_t = sde.diffuse(tables, x_0, mu, t, noise)
         predicted = self._denoiser(x_t, mu, t, self._controller.embed(mu))
         loss = self._loss(tables, predicted, x_t, x_0, mu, t)
-        self.log("loss", loss, prog_bar=True)
+        self.log("loss", loss, prog_bar=True, sync_dist=True)
         losses = self._loss_of_each(predicted, x_t, x_0, mu, t)
         self.loss_by_time.update(losses, bucket_of(t, tables.T, BUCKETS))
         return loss

@@ -16,6 +16,8 @@ COLOURS = [
     *("#4269d0", "#efb118", "#ff725c", "#3ca951", "#a463f2"),
     *("#6cc5b0", "#ff8ab7", "#9c6b4e", "#97bbf5", "#9498a0"),
 ]
+THIN, THICKER = 1.6, 2.6
+"""Width of a curve, and how much wider each one below it is where curves may coincide."""
 MOST_POINTS = 160
 """Longer curves are drawn as means over equal stretches of their points."""
 LOG_FROM = 30.0
@@ -26,7 +28,7 @@ def chart(panel: Panel) -> Markup:
     """A figure with its title, its curves, and a legend that has their last values."""
     lines = [Line(line.label, _finite(line.points)) for line in panel.lines]
     drawn = [line for line in lines if line.points]
-    body = _svg(drawn, panel.log) if drawn else Markup("<p>no finite value</p>")
+    body = _svg(drawn, panel.log, panel.runs) if drawn else Markup("<p>no finite value</p>")
     legend = Markup("").join(
         Markup('<span><i style="background:{}"></i>{} <b>{}</b></span> ').format(
             _colour(number), line.label, short(line.points[-1][1])
@@ -38,12 +40,21 @@ def chart(panel: Panel) -> Markup:
     )
 
 
-def short(value: float) -> str:
+def short(value: float, digits: int = 3) -> str:
     """A number in few characters: 12000 as 12k, 0.012345 as 0.0123."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
+            return f"{value / size:.{digits}g}{unit}"
+    return f"{value:.{digits}g}"
+
+
+def labels(values: Sequence[float]) -> list[str]:
+    """Different numbers in as few characters as tell them apart."""
+    for digits in range(3, 12):
+        texts = [short(value, digits) for value in values]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -71,7 +82,7 @@ def _finite(points: Points) -> Points:
     return [(int(part[-1, 0]), float(part[:, 1].mean())) for part in parts]
 
 
-def _svg(lines: Sequence[Line], may_log: bool) -> Markup:
+def _svg(lines: Sequence[Line], may_log: bool, stacked: bool) -> Markup:
     values = [value for line in lines for _, value in line.points]
     steps = [step for line in lines for step, _ in line.points]
     low, high = min(values), max(values)
@@ -89,17 +100,23 @@ def _svg(lines: Sequence[Line], may_log: bool) -> Markup:
         )
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
 
+    levels = log_ticks(low, high) if log else ticks(low, high)
     marks = [
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
-        f'<text x="{LEFT - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{short(t)}</text>'
-        for t in (log_ticks(low, high) if log else ticks(low, high))
+        f'<text x="{LEFT - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{label}</text>'
+        for t, label in zip(levels, labels(levels), strict=True)
     ]
     marks += [
-        f'<text x="{x(t):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{short(t)}</text>'
-        for t in ticks(left, right)
+        f'<text x="{x(t):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{label}</text>'
+        for t, label in zip(ticks(left, right), labels(ticks(left, right)), strict=True)
     ]
     curves = [
-        _curve([(x(step), y(value)) for step, value in line.points], _colour(number), line.label)
+        _curve(
+            [(x(step), y(value)) for step, value in line.points],
+            _colour(number),
+            THIN + THICKER * (len(lines) - 1 - number if stacked else 0),
+            line.label,
+        )
         for number, line in enumerate(lines)
     ]
     return Markup(
@@ -107,13 +124,13 @@ def _svg(lines: Sequence[Line], may_log: bool) -> Markup:
     )
 
 
-def _curve(points: Sequence[tuple[float, float]], colour: str, label: str) -> str:
+def _curve(points: Sequence[tuple[float, float]], colour: str, width: float, label: str) -> str:
     title = f"<title>{escape(label)}</title>"
     if len(points) == 1:
         ((x, y),) = points
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}">{title}</circle>'
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{path}" stroke="{colour}">{title}</polyline>'
+    return f'<polyline points="{path}" stroke="{colour}" stroke-width="{width}">{title}</polyline>'
 
 
 def _colour(number: int) -> str:

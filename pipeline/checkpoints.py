@@ -42,7 +42,7 @@ class WholeFiles(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:  # of its archive, after the writing has failed
-                raise error.__context__ or error
+                raise (error.__context__ or error) from None
 
 
 def keep_checkpoints(folder: Path, every: int, monitor: str) -> list[ModelCheckpoint]:

@@ -31,6 +31,8 @@ class Panel(NamedTuple):
     """Whether the axis may be logarithmic."""
     part: bool
     """Whether it is one of many, each of a task or the like."""
+    runs: bool
+    """Whether each curve is a run's: they may lie on each other, and all are to be seen then."""
 
 
 LOG = ("loss", "content_loss", "degradation_loss", "loss_by_time", "grad_norm")
@@ -91,8 +93,9 @@ def panels(runs: Mapping[str, Mapping[str, Points]]) -> list[Panel]:
                 alone = len(runs) == 1
                 place, label = (_group(metric), _label(metric)) if alone else (metric, name)
                 lines.setdefault(place, []).append(Line(label, curves[metric]))
+    several = len(runs) > 1
     return [
-        Panel(_title(place), found, _base(place) in LOG, len(runs) > 1 and "/" in place)
+        Panel(_title(place), found, _base(place) in LOG, several and "/" in place, several)
         for place, found in lines.items()
     ]
 

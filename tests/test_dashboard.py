@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from datamodules.files import write_json
-from pipeline.charts import MOST_POINTS, chart, log_ticks, short, ticks
+from pipeline.charts import MOST_POINTS, chart, labels, log_ticks, short, ticks
 from pipeline.config import Config
 from pipeline.curves import Line, Panel, panels, read_curves
 from pipeline.dashboard import run as draw
@@ -34,7 +34,7 @@ def write_csv(stage: Path, version: int, text: str) -> None:
 
 
 def panel(*lines: Line, log: bool = False) -> Panel:
-    return Panel("<Loss>", lines, log, False)
+    return Panel("<Loss>", lines, log, part=False, runs=False)
 
 
 def polylines(figure: str) -> list[list[tuple[float, float]]]:
@@ -111,6 +111,14 @@ def test_constant_and_single_values_are_drawn(value: float) -> None:
     assert "<circle" in chart(panel(Line("a", [(1, value)])))
 
 
+def test_curves_of_runs_that_coincide_can_all_be_seen() -> None:
+    found = panels({name: {"loss": [(1, 1.0), (2, 2.0)]} for name in ("one", "two", "three")})
+    drawn = list(ElementTree.fromstring(chart(found[0])).iter("polyline"))
+    widths = [float(line.attrib["stroke-width"]) for line in drawn]
+    assert widths == sorted(set(widths), reverse=True)
+    assert len({line.attrib["points"] for line in drawn}) == 1
+
+
 def test_values_that_are_not_finite_are_left_out() -> None:
     (curve,) = polylines(chart(panel(Line("a", [(1, 1.0), (2, float("nan")), (3, 2.0)]))))
     assert len(curve) == 2
@@ -129,6 +137,8 @@ def test_ticks_are_round() -> None:
     assert ticks(2.31, 2.335) == pytest.approx([2.31, 2.32, 2.33])
     assert log_ticks(0.9, 100.0) == pytest.approx([1, 2, 5, 10, 20, 50, 100])
     assert [short(v) for v in (12_000, 0.012345, 2_500_000, 0)] == ["12k", "0.0123", "2.5M", "0"]
+    assert labels([15.54, 15.56, 15.58]) == ["15.54", "15.56", "15.58"]
+    assert labels([1000, 2000, 2500]) == ["1k", "2k", "2.5k"]
 
 
 @pytest.fixture

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from datamodules.datasets import DrawDataset
 from datamodules.mixture import Mixture
 from datamodules.reader import ShardSet
 from datamodules.views import RandomPatch
+from tests.conftest import call
 from tests.samples import many, write
 from tests.two_ranks import data, fit
 
@@ -139,3 +142,19 @@ def test_order_of_draws_is_that_of_no_workers(folder: Path, workers: int) -> Non
         for batch in islice(iter(loader), 15)
     ]
     assert in_order([batches]) == expected(folder / "shards", range(30))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["controller", "restorer"])
+def test_two_ranks_train_as_one_does_on_the_joint_batches(
+    finished: Path, tmp_path: Path, stage: str
+) -> None:
+    for other in {"shards", "captions", "controller"} - {stage}:
+        (tmp_path / other).symlink_to(finished / other)
+    half = {"controller": 5, "restorer": 1}[stage]
+    sizes = f"{stage}.batch_size={half}"
+    result = call(tmp_path, f"train-{stage}", "trainer.devices=2", sizes)
+    assert result.returncode == 0, result.stderr
+    one, two = (load_file(run / stage / "model.safetensors") for run in (finished, tmp_path))
+    for name in one:
+        assert torch.allclose(two[name], one[name], rtol=1e-4, atol=1e-5), name

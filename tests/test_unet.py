@@ -316,7 +316,9 @@ def test_channel_norm_has_a_gain_alone_and_one_eps_in_every_dtype(dtype: torch.d
     assert [name for name, _ in norm.named_parameters()] == ["gain"]
     x = x.to(dtype)
     mean, var = x.double().mean(1, keepdim=True), x.double().var(1, correction=0, keepdim=True)
-    expected = (x.double() - mean) / (var + 1e-5).sqrt() * norm.gain.detach().double()[:, None, None]
+    expected = (
+        (x.double() - mean) / (var + 1e-5).sqrt() * norm.gain.detach().double()[:, None, None]
+    )
     found = norm.to(dtype)(x).detach()
     assert found.dtype == dtype
     assert relative_error(found, expected) < max(1e-6, torch.finfo(dtype).eps)
