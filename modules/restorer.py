@@ -12,8 +12,9 @@ from torch.nn.functional import normalize
 from modules.clip_view import clip_view
 from modules.daclip import DaClip, Embeddings
 from modules.prediction import Parameterisation, Prediction
-from modules.samplers import Step, sample, seeded_noise, uniform_times
+from modules.samplers import Step, sample, sampler, seeded_noise
 from modules.sde import Tables
+from modules.time_grids import Grid, time_grid, uniform_times
 
 
 class Denoiser(NamedTuple):
@@ -41,6 +42,17 @@ class Sampling(NamedTuple):
     step: Step
     calls: int
     """Network calls an image, in 1..T."""
+    grid: Grid = uniform_times
+    """The times of the calls."""
+
+
+def make_sampling(method: str, eta: float, calls: int, grid: str) -> Sampling:
+    """How to draw, by configuration names.
+
+    Raises:
+        ValueError: there is no such sampler or grid, or the sampler takes no such eta.
+    """
+    return Sampling(sampler(method, eta), calls, time_grid(grid))
 
 
 def restore(
@@ -56,7 +68,7 @@ def restore(
         denoiser: the trained restorer.
         embeddings: of the degraded images, from DA-CLIP.
         degraded: images `[B, 3, H, W]` in [0, 1].
-        sampling: sampler and number of calls.
+        sampling: sampler, number of calls and their times.
         seeds: one for each image; an image and its seed give one result in any batch.
 
     Returns:
@@ -66,7 +78,7 @@ def restore(
     def model(x_t: Tensor, mu: Tensor, t: int) -> Prediction:
         return denoiser(x_t, mu, t, embeddings)
 
-    times = uniform_times(denoiser.tables.T, sampling.calls)
+    times = sampling.grid(denoiser.tables, sampling.calls)
     noise = seeded_noise(seeds)
     return sample(sampling.step, denoiser.tables, model, degraded, times, noise).clamp(0, 1)
 

@@ -1,7 +1,12 @@
 """Reverse-time sampling: one loop, and steps that each carry a state from time t to time s < t.
 
-A sampler is a `Step`, a pure function; the loop, the model and the noise come from outside. The
-model is a callable (x_t, mu, t) -> Prediction, so every step serves every parameterisation.
+A sampler is a `Step`, a pure function; the loop, the model, the times and the noise come from
+outside. The model is a callable (x_t, mu, t) -> Prediction, so every step serves every
+parameterisation.
+
+u = (x - mu) / lambda is a variance-preserving diffusion with signal level alpha_t, so the
+literature's solvers for those hold as they stand. `ddim`, `dpmpp_2m` and `dpmpp_2m_sde` are one
+update, see `_update`, with and without noise, at first and at second order.
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ from __future__ import annotations
 import collections
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,56 +27,141 @@ Model = Callable[[Tensor, Tensor, int], Prediction]
 """(x_t `[B, C, H, W]`, mu, t) -> prediction."""
 Noise = Callable[[Tensor], Tensor]
 """Standard normal noise of the shape, dtype and device of its argument."""
-Step = Callable[[Tables, Tensor, Tensor, Prediction, int, int, Noise], Tensor]
-"""(tables, x_t, mu, prediction, t, s, noise) -> x_s."""
+
+
+class Visit(NamedTuple):
+    """A time at which the network was asked: the state there, and its answer."""
+
+    t: int
+    x_t: Tensor
+    predicted: Prediction
+
+
+Step = Callable[[Tables, Tensor, Visit, Visit | None, int, Noise], Tensor]
+"""(tables, mu, now, before, s, noise) -> x_s; `before` is the last visit, None at the start."""
 
 
 def sde_step(
-    tables: Tables, x_t: Tensor, mu: Tensor, predicted: Prediction, t: int, s: int, noise: Noise
+    tables: Tables, mu: Tensor, now: Visit, before: Visit | None, s: int, noise: Noise
 ) -> Tensor:
     """Euler-Maruyama on the reverse SDE."""
-    score = sde.score(tables, predicted.noise, t)
-    return sde.reverse_sde_step(tables, x_t, mu, score, t, s, noise(x_t))
+    score = sde.score(tables, now.predicted.noise, now.t)
+    return sde.reverse_sde_step(tables, now.x_t, mu, score, now.t, s, noise(now.x_t))
 
 
 def ode_step(
-    tables: Tables, x_t: Tensor, mu: Tensor, predicted: Prediction, t: int, s: int, noise: Noise
+    tables: Tables, mu: Tensor, now: Visit, before: Visit | None, s: int, noise: Noise
 ) -> Tensor:
     """Euler on the probability-flow ODE; draws no noise."""
-    score = sde.score(tables, predicted.noise, t)
-    return sde.reverse_ode_step(tables, x_t, mu, score, t, s)
+    score = sde.score(tables, now.predicted.noise, now.t)
+    return sde.reverse_ode_step(tables, now.x_t, mu, score, now.t, s)
 
 
 def posterior_step(
-    tables: Tables, x_t: Tensor, mu: Tensor, predicted: Prediction, t: int, s: int, noise: Noise
+    tables: Tables, mu: Tensor, now: Visit, before: Visit | None, s: int, noise: Noise
 ) -> Tensor:
     """A draw of q(x_s | x_t, x_0) in closed form; exact for any s < t given the right x_0."""
-    return sde.posterior_step(tables, x_t, predicted.x_0, mu, t, s, noise(x_t))
+    x_0 = now.predicted.x_0
+    return sde.posterior_step(tables, now.x_t, x_0, mu, now.t, s, noise(now.x_t))
 
 
-SAMPLERS: dict[str, Step] = {"sde": sde_step, "ode": ode_step, "posterior": posterior_step}
+def ddim(eta: float) -> Step:
+    """DDIM (Song et al., ICLR 2021, arXiv 2010.02502, eqs. 12 and 16).
+
+    Args:
+        eta: share of the posterior's noise that is drawn, in 0..1: at 0 the step solves the
+            probability-flow ODE and draws none, at 1 it is the posterior step.
+
+    Raises:
+        ValueError: `eta` is out of range.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must be in 0..1, got {eta}")
+
+    def step(
+        tables: Tables, mu: Tensor, now: Visit, before: Visit | None, s: int, noise: Noise
+    ) -> Tensor:
+        return _update(tables, mu, now, now.predicted.x_0, s, eta, noise)
+
+    return step
 
 
-def sampler(name: str) -> Step:
+def dpmpp_2m_step(
+    tables: Tables, mu: Tensor, now: Visit, before: Visit | None, s: int, noise: Noise
+) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, algorithm 2); draws no noise."""
+    return _update(tables, mu, now, _midway(tables, now, before, s), s, 0, noise)
+
+
+def dpmpp_2m_sde_step(
+    tables: Tables, mu: Tensor, now: Visit, before: Visit | None, s: int, noise: Noise
+) -> Tensor:
+    """SDE-DPM-Solver++(2M) (the same, section 6): as dpmpp_2m, on the reverse SDE."""
+    return _update(tables, mu, now, _midway(tables, now, before, s), s, 1, noise)
+
+
+def _update(
+    tables: Tables, mu: Tensor, now: Visit, x_0: Tensor, s: int, eta: float, noise: Noise
+) -> Tensor:
+    """From t to s along the bridge to x_0, with eta of the reverse SDE's noise z:
+
+        x_s = mu + k sigma_bar_s / sigma_bar_t (x_t - mu) + alpha_s (1 - k r) (x_0 - mu)
+              + eta sigma_bar_s sqrt(1 - r^2) z
+
+    with r = exp(-h), h the rise of the half-log-SNR, and k^2 = 1 - eta^2 (1 - r^2). At s = 0,
+    where h is infinite, r and sigma_bar_s are 0, and x_s is x_0.
+    """
+    h = _rise(tables, now.t, s)
+    r, drawn = torch.exp(-h), -torch.expm1(-2 * h)
+    k = torch.sqrt(1 - eta**2 + (eta * r) ** 2)
+    sigma_bar_s = sde.at(tables.sigma_bar, s)
+    from_x_t = k * sigma_bar_s / sde.at(tables.sigma_bar, now.t) * (now.x_t - mu)
+    from_x_0 = sde.at(tables.alpha, s) * (1 - k * r) * (x_0 - mu)
+    mean = mu + from_x_t + from_x_0
+    return mean + eta * sigma_bar_s * torch.sqrt(drawn) * noise(now.x_t) if eta else mean
+
+
+def _midway(tables: Tables, now: Visit, before: Visit | None, s: int) -> Tensor:
+    """x_0 extrapolated to the middle of the step, x_0 + h / (2 h') (x_0 - x_0').
+
+    A prime marks the step before. First order, x_0 itself, in the first step, which has none
+    before it, and in the last, to s = 0, whose h is infinite.
+    """
+    x_0 = now.predicted.x_0
+    if before is None or s == 0:
+        return x_0
+    ratio = _rise(tables, now.t, s) / _rise(tables, before.t, now.t)
+    return x_0 + ratio / 2 * (x_0 - before.predicted.x_0)
+
+
+def _rise(tables: Tables, t: int, s: int) -> Tensor:
+    """Rise h of the half-log-SNR from t to s, shaped as by `at`; infinite to s = 0."""
+    return sde.half_log_snr(tables, s) - sde.half_log_snr(tables, t)
+
+
+SAMPLERS: dict[str, Step] = {
+    "sde": sde_step,
+    "ode": ode_step,
+    "posterior": posterior_step,
+    "ddim": ddim(eta=0),
+    "dpmpp_2m": dpmpp_2m_step,
+    "dpmpp_2m_sde": dpmpp_2m_sde_step,
+}
+
+
+def sampler(name: str, eta: float = 0) -> Step:
     """Look a sampler up by its configuration name.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name, or it has no eta to be other than 0.
     """
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler {name!r}; choose one of: {', '.join(SAMPLERS)}")
+    if name == "ddim":
+        return ddim(eta)
+    if eta != 0:
+        raise ValueError(f"the sampler {name!r} has no eta, got {eta}; give 0, or choose ddim")
     return SAMPLERS[name]
-
-
-def uniform_times(T: int, calls: int) -> list[int]:
-    """Times T = t_0 > t_1 > ... > t_calls = 0, as evenly spaced as whole numbers allow.
-
-    Raises:
-        ValueError: `calls` is not in 1..T.
-    """
-    if not 1 <= calls <= T:
-        raise ValueError(f"the number of network calls must be in 1..{T}, got {calls}")
-    return [round(T * (calls - i) / calls) for i in range(calls + 1)]
 
 
 def sample_states(
@@ -83,8 +174,11 @@ def sample_states(
     """
     if times != sorted({t for t in times if 0 <= t <= tables.T}, reverse=True):
         raise ValueError(f"times must fall strictly and stay within 0..{tables.T}, got {times}")
+    before = None
     for t, s in itertools.pairwise(times):
-        x = step(tables, x, mu, model(x, mu, t), t, s, noise)
+        now = Visit(t, x, model(x, mu, t))
+        x = step(tables, mu, now, before, s, noise)
+        before = now
         yield x
 
 

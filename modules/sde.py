@@ -145,6 +145,14 @@ def elapsed(tables: Tables, t: Time, s: Time) -> Tensor:
     return (at(tables.theta, t) + before) * tables.dt
 
 
+def half_log_snr(tables: Tables, t: Time) -> Tensor:
+    """ln(lambda alpha_t / sigma_bar_t), half the log of u_t's signal-to-noise ratio.
+
+    Shaped as by `at`. Falls with t, and is infinite at t = 0.
+    """
+    return torch.log(tables.lambda_ * at(tables.alpha, t) / at(tables.sigma_bar, t))
+
+
 def marginal_mean(tables: Tables, x_0: Tensor, mu: Tensor, t: Time) -> Tensor:
     """E[x_t | x_0] = mu + (x_0 - mu) alpha_t."""
     return mu + (x_0 - mu) * at(tables.alpha, t)

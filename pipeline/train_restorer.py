@@ -11,9 +11,8 @@ from datamodules.datasets import collate
 from datamodules.mixed import MixedData
 from datamodules.views import RandomPatch
 from modules.prediction import parameterisation
-from modules.restorer import Denoiser, Sampling
+from modules.restorer import Denoiser, make_sampling
 from modules.restorer_module import RestorerModule
-from modules.samplers import sampler
 from modules.sde import make_tables
 from modules.unet import ConditionalUNet
 from pipeline.callbacks import Samples
@@ -54,7 +53,9 @@ def run(config: Config, folder: Path) -> None:
         stage.loss,
         build(stage.optimizer),
         schedule_of(stage),
-        Sampling(sampler(config.sampling.method), min(stage.val_calls, config.sampling.calls)),
+        make_sampling(
+            **vars(config.sampling) | {"calls": min(stage.val_calls, config.sampling.calls)}
+        ),
         training_scores(),
         data.words("val"),
         config.seed,
