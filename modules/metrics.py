@@ -1,7 +1,8 @@
 """Fidelity of a restored image to its clean one: PSNR and SSIM, on RGB and on luma.
 
-Computed in float64 on 8-bit images, as the published tables are. Single-task tables in the papers
-are on luma (Y), with a border of 4 pixels cut.
+Computed in float64 on 8-bit images, as the published tables are. There are two conventions: the
+reference's test script cuts a border of 4 pixels (single-task tables in the papers are so, on luma
+Y); the plain one cuts nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def score_pair(restored: Tensor, clean: Tensor, border: int = 4) -> ImageScores:
     Args:
         restored: uint8 RGB image `[3, H, W]`.
         clean: uint8 RGB image `[3, H, W]`.
-        border: pixels to cut from each side of both (4 in the published tables).
+        border: pixels to cut from each side of both: 4 as the reference does, 0 for the plain
+            convention.
 
     Raises:
         ValueError: an image is not uint8 `[3, H, W]`, the shapes differ, or what the cut leaves
@@ -47,6 +49,28 @@ def score_pair(restored: Tensor, clean: Tensor, border: int = 4) -> ImageScores:
         psnr_y=psnr(x[3:], y[3:]),
         ssim_y=ssim_of_planes[3].item(),
     )
+
+
+def quantise(images: Tensor) -> Tensor:
+    """8-bit images `[B, 3, H, W]` of float ones in [0, 1], on their device.
+
+    Values are clamped to [0, 1], infinite ones too, and rounded, halves to the even level.
+
+    Raises:
+        ValueError: a pixel is NaN, which has no level; every such image is named.
+    """
+    counts = images.isnan().any(dim=1).flatten(1).sum(dim=1).tolist()
+    if any(counts):
+        found = ", ".join(
+            f"{count} in image {number} of {len(counts)}"
+            for number, count in enumerate(counts, 1)
+            if count
+        )
+        raise ValueError(
+            f"NaN pixels cannot be shown or scored: {found}; what made the images failed, "
+            f"so look at its weights and its precision"
+        )
+    return (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def luma(image: Tensor) -> Tensor:
@@ -99,10 +123,8 @@ def _cut(image: Tensor, border: int) -> Tensor:
 
 
 def _check_pair(restored: Tensor, clean: Tensor, border: int) -> None:
-    for name, image in (("restored", restored), ("clean", clean)):
-        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-            found = f"{image.dtype} {tuple(image.shape)}"
-            raise ValueError(f"the {name} image must be torch.uint8 (3, H, W), got {found}")
+    check_image(restored, "restored image")
+    check_image(clean, "clean image")
     if restored.shape != clean.shape:
         sizes = f"{tuple(restored.shape)} and {tuple(clean.shape)}"
         raise ValueError(f"restored and clean image must have one shape, got {sizes}")
@@ -113,3 +135,14 @@ def _check_pair(restored: Tensor, clean: Tensor, border: int) -> None:
             f"a border of {border} pixels needs to be 0 or more, and an image of at least "
             f"{least}x{least} for SSIM's {WINDOW}x{WINDOW} window; this one is {size}"
         )
+
+
+def check_image(image: Tensor, name: str) -> None:
+    """Refuse what is no 8-bit RGB image `[3, H, W]`.
+
+    Raises:
+        ValueError: it is something else; `name` says what it stands for.
+    """
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        found = f"{image.dtype} {tuple(image.shape)}"
+        raise ValueError(f"the {name} must be torch.uint8 (3, H, W), got {found}")

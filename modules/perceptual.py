@@ -74,7 +74,13 @@ def fid() -> FrechetInceptionDistance:
 
     Feed it uint8 RGB batches `[B, 3, H, W]`: `update(clean, real=True)` and
     `update(restored, real=False)`, then `compute()`. Images are resized as TensorFlow did for
-    the published figures, without antialiasing.
+    the published figures, without antialiasing. Sums are kept in float64 and may be added up over
+    ranks; the order of the images does not count.
+
+    With N images a set, covariances of its 2048 features have full rank only from N = 2049 on, and
+    FID is too high by a term that falls as 1/N (Chong and Forsyth, CVPR 2020); the authors advise
+    10,000. Figures of fewer compare methods on the same images and nothing else, and those of a few
+    dozen hardly that. With fewer than two `compute()` raises RuntimeError.
 
     Raises:
         Unavailable: Inception's weight file is missing or unreadable.
@@ -87,16 +93,31 @@ def fid() -> FrechetInceptionDistance:
         return FrechetInceptionDistance(feature_extractor_weights_path=str(plain), antialias=False)
 
 
-def _load(metric: str, url: str) -> dict[str, Tensor]:
-    """Read the hub's copy of a weight file."""
+def weight_file(metric: str, url: str) -> Path:
+    """Where torch's hub folder has the file of a URL.
+
+    Raises:
+        Unavailable: it has none.
+    """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if not path.is_file():
         raise Unavailable(f"{metric} needs the weight file {path}: fetch {url} and put it there")
+    return path
+
+
+def unreadable(metric: str, path: Path, url: str, expected: str) -> Unavailable:
+    """The error of a weight file that is not what it should be."""
+    return Unavailable(
+        f"{metric} cannot read the weight file {path} as {expected}: remove it, "
+        f"fetch {url} anew and put it there"
+    )
+
+
+def _load(metric: str, url: str) -> dict[str, Tensor]:
+    """Read the hub's copy of a weight file."""
+    path = weight_file(metric, url)
     try:
         weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise Unavailable(
-            f"{metric} cannot read the weight file {path} as plain tensors: remove it, "
-            f"fetch {url} anew and put it there"
-        ) from error
+        raise unreadable(metric, path, url, "plain tensors") from error
     return weights

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage.color import rgb2ycbcr
+from skimage.metrics import structural_similarity
 from torch import Tensor
 from torchmetrics.functional.image import (
     peak_signal_noise_ratio,
     structural_similarity_index_measure,
 )
 
-from modules.metrics import ImageScores, luma, psnr, score_pair, ssim
+from modules.metrics import ImageScores, luma, psnr, quantise, score_pair, ssim
 from tests.golden_vectors import GOLDEN, golden_json
 
 
@@ -48,6 +50,34 @@ def test_scores_agree_with_torchmetrics() -> None:
     )
     expected_planes = every_pixel[0, :, 5:-5, 5:-5].mean(dim=(1, 2))
     assert torch.allclose(ssim(x[0], y[0]), expected_planes, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("border", [0, 4])
+@pytest.mark.parametrize("size", [(19, 19), (24, 31), (37, 23), (128, 65)])
+@pytest.mark.parametrize("grey", [False, True], ids=["colour", "grey"])
+def test_scores_agree_with_independent_libraries(
+    grey: bool, size: tuple[int, int], border: int
+) -> None:
+    restored, clean = noisy_pair(*size)
+    if grey:
+        clean = clean[:1].expand(3, -1, -1)
+    scores = score_pair(restored, clean, border)
+    inside = tuple(slice(border, side - border) for side in size)
+    pictures = [image.permute(1, 2, 0).numpy() for image in (restored, clean)]
+    colour = [picture[inside].astype(float) for picture in pictures]
+    plane = [rgb2ycbcr(picture)[..., 0][inside] for picture in pictures]
+    for x, y, found_psnr, found_ssim in (
+        (*colour, scores.psnr, scores.ssim),
+        (*plane, scores.psnr_y, scores.ssim_y),
+    ):
+        pair = (torch.from_numpy(np.ascontiguousarray(image)) for image in (x, y))
+        expected = peak_signal_noise_ratio(*pair, data_range=255.0).item()
+        assert found_psnr == pytest.approx(expected, abs=1e-5)  # a logarithm in float32
+        expected = structural_similarity(
+            x, y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255,
+            channel_axis=2 if x.ndim == 3 else None,
+        )  # fmt: skip
+        assert found_ssim == pytest.approx(expected, abs=1e-12)
 
 
 def test_rgb_is_the_mean_over_planes_and_luma_stands_apart() -> None:
@@ -114,3 +144,28 @@ def test_pairs_that_do_not_match_are_refused() -> None:
         score_pair(restored, clean[None])
     with pytest.raises(ValueError, match=r"restored.*\(1, 20, 20\)"):
         score_pair(restored[:1], clean[:1])
+
+
+def test_quantised_images_are_clamped_and_rounded() -> None:
+    levels = torch.arange(256) / 255
+    image = levels.reshape(1, 1, 16, 16).repeat(2, 3, 1, 1)
+    expected = torch.arange(256).reshape(16, 16).byte().expand(2, 3, -1, -1)
+    assert torch.equal(quantise(image), expected)
+    assert torch.equal(quantise(image + 0.499 / 255), expected)
+    assert torch.equal(quantise(image - 0.499 / 255), expected)
+    outside = torch.tensor([-0.01, 1.01, -math.inf, math.inf, -7.0, 300.0]).reshape(2, 3, 1, 1)
+    assert quantise(outside).flatten().tolist() == [0, 255, 0, 255, 0, 255]
+    halves = torch.tensor([0.5, 1.5, 2.5]).reshape(1, 3, 1, 1) / 255
+    assert quantise(halves).flatten().tolist() == [0, 2, 2]
+    coarse = torch.tensor([0.7744, 0.4177, 0.6924], dtype=torch.float16).reshape(1, 3, 1, 1)
+    # Its own product with 255 would round to 198, 106, 176.
+    assert quantise(coarse).flatten().tolist() == [197, 107, 177]
+
+
+def test_nan_pixels_are_counted_and_named() -> None:
+    images = torch.zeros(3, 3, 4, 5)
+    images[1, :, 2, 2] = math.nan  # one pixel in all planes
+    images[2, 0, :2, 0] = math.nan
+    with pytest.raises(ValueError, match="1 in image 2 of 3, 2 in image 3 of 3; what made"):
+        quantise(images)
+    assert quantise(images[:1]).sum() == 0

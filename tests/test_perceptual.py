@@ -1,13 +1,16 @@
 """Perceptual metrics: with weight files of random networks, and without any."""
 
+import copy
 import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from scipy.linalg import sqrtm
+from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
 from torchvision.models import alexnet
@@ -60,6 +63,9 @@ def random_inception(checkpoints: Path) -> RandomInception:
     torch.save({}, checkpoints / "none.pth")
     path = str(checkpoints / "none.pth")
     network = RandomInception("random", ["2048"], feature_extractor_weights_path=path)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):  # as initialised, its features are all but zero
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     torch.save(network.state_dict(), checkpoints / INCEPTION)
     return network
 
@@ -161,3 +167,55 @@ def test_fid_takes_its_features_from_the_file(
     ):
         (expected,) = random_inception(images)
         assert relative_error(features, expected[0]) < 1e-6
+
+
+def pictures(count: int, seed: int) -> Tensor:
+    """Random smooth ones, each of another contrast, so that features spread."""
+    generator = torch.Generator().manual_seed(seed)
+    small = torch.rand(count, 3, 5, 6, generator=generator) ** torch.linspace(
+        0.3, 3, count
+    ).reshape(-1, 1, 1, 1)
+    large = nn.functional.interpolate(small, (40, 48), mode="bicubic")
+    return (large.clamp(0, 1) * 255).byte()
+
+
+STATES = ("features_sum", "features_cov_sum", "features_num_samples")
+
+
+def test_fid_is_that_of_an_independent_computation(random_inception: RandomInception) -> None:
+    metric = fid()
+    sets = {"real": pictures(6, 0), "fake": pictures(5, 1)}
+    for name, images in sets.items():
+        metric.update(images, real=name == "real")
+        # The root of a product of all 2048 features' covariances takes a minute.
+        for state in STATES[:2]:
+            value = getattr(metric, f"{name}_{state}")
+            setattr(metric, f"{name}_{state}", value[(slice(3),) * value.ndim])
+    features = [random_inception(images)[0][:, :3].double().numpy() for images in sets.values()]
+    (mean, other), (spread, of_other) = (
+        [measure(x) for x in features]
+        for measure in (lambda x: x.mean(axis=0), lambda x: np.cov(x, rowvar=False))
+    )
+    root = sqrtm(spread @ of_other)
+    expected = ((mean - other) ** 2).sum() + np.trace(spread + of_other - 2 * root).real
+    assert np.trace(root).real > 0.1 * expected  # so that it counts
+    assert metric.compute().item() == pytest.approx(expected, rel=1e-5, abs=0)
+
+
+@pytest.mark.usefixtures("random_inception")
+def test_fid_of_ranks_in_any_order_is_that_of_all() -> None:
+    whole = fid()
+    ranks = [copy.deepcopy(whole) for _ in range(2)]
+    images = pictures(5, 0)
+    for index in range(5):
+        whole.update(images[index : index + 1], real=index % 2 == 0)
+    for index in (3, 0, 4, 1, 2):
+        ranks[index % 3 == 0].update(images[index : index + 1], real=index % 2 == 0)
+    with pytest.raises(RuntimeError, match="More than one sample is required"):
+        ranks[0].compute()  # of one degraded image, and no number
+    ranks[0].merge_state(ranks[1])
+    for state in STATES:
+        for name in ("real", "fake"):
+            found, expected = (getattr(m, f"{name}_{state}") for m in (ranks[0], whole))
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert whole.real_features_cov_sum.dtype == torch.float64
