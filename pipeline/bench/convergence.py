@@ -10,7 +10,7 @@ import argparse
 import logging
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from modules.samplers import SAMPLERS, Step
 from modules.sde import Tables, make_tables
 from modules.time_grids import GRIDS, Grid
 from pipeline.bench.gaussian import Gaussian
-from pipeline.charts import COLOURS, log_ticks, short
+from pipeline.bench.plot import CallsPanel, figure
 from pipeline.curves import Points
 
 log = logging.getLogger(__name__)
@@ -32,9 +32,6 @@ LEGS = 2
 
 Curves = Mapping[str, Mapping[str, Points]]
 """Grid -> sampler -> (calls, error)."""
-
-WIDTH, HEIGHT = 560, 320
-LEFT, RIGHT, TOP, BOTTOM = 58, 180, 46, 44
 
 
 def main() -> None:
@@ -49,7 +46,7 @@ def main() -> None:
     curves = measure()
     log.info("%s\n%s", __doc__.partition("\n\n")[2].strip(), table(curves))
     with atomic_write(arguments.out) as file:
-        file.write(figure(curves).encode())
+        file.write(picture(curves).encode())
     log.info("drawn as %s", arguments.out)
 
 
@@ -88,65 +85,21 @@ def table(curves: Curves) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
-def figure(curves: Curves) -> str:
+def picture(curves: Curves) -> str:
     """An SVG picture, a panel for each grid."""
-    errors = [e for samplers in curves.values() for points in samplers.values() for _, e in points]
-    low, high = min(errors) / 1.3, max(errors) * 1.3
-    panels = "".join(
-        f'<g transform="translate({number * WIDTH} 0)">{_panel(grid, samplers, low, high)}</g>'
-        for number, (grid, samplers) in enumerate(curves.items())
+    return figure(
+        [
+            CallsPanel(
+                title=f"grid: {grid}",
+                axis="W2 distance to the law of the clean image",
+                curves=samplers,
+                last={name: f"{slope(points):.2f}" for name, points in samplers.items()},
+                head="order",
+                log=True,
+            )
+            for grid, samplers in curves.items()
+        ]
     )
-    width = len(curves) * WIDTH
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" width="{width}" '
-        f'font-family="sans-serif" font-size="12"><rect width="{width}" height="{HEIGHT}" '
-        f'fill="#fff"/>{panels}</svg>\n'
-    )
-
-
-def _panel(grid: str, samplers: Mapping[str, Points], low: float, high: float) -> str:
-    def x(calls: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * math.log(calls / CALLS[0], CALLS[-1] / CALLS[0])
-
-    def y(error: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * math.log(high / error) / math.log(high / low)
-
-    parts = [
-        f'<text x="{LEFT}" y="18" font-weight="bold">grid: {grid}</text>',
-        f'<text x="{LEFT}" y="36" fill="#555">W2 distance to the law of the clean image</text>',
-        f'<text x="{x(math.sqrt(CALLS[0] * CALLS[-1])):.0f}" y="{HEIGHT - 6}" '
-        'text-anchor="middle" fill="#555">network calls</text>',
-    ]
-    for tick in log_ticks(low, high):
-        parts.append(_line([(LEFT, y(tick)), (WIDTH - RIGHT, y(tick))], "#ddd", 1))
-        parts.append(_text(LEFT - 6, y(tick) + 4, "end", short(tick)))
-    parts += [_text(x(calls), HEIGHT - BOTTOM + 18, "middle", str(calls)) for calls in CALLS]
-    parts += [
-        _line([(x(calls), y(error)) for calls, error in points], colour, 2)
-        for colour, points in zip(COLOURS, samplers.values(), strict=False)
-    ]
-    return "".join(parts) + _legend(samplers)
-
-
-def _legend(samplers: Mapping[str, Points]) -> str:
-    """To the right of the curves."""
-    left, right = WIDTH - RIGHT + 18, WIDTH - 16
-    parts = [_text(right, TOP, "end", "order")]
-    for number, (name, points) in enumerate(samplers.items()):
-        y = TOP + 20 * (number + 1)
-        parts.append(_line([(left, y - 4), (left + 20, y - 4)], COLOURS[number], 3))
-        parts.append(_text(left + 26, y, "start", name))
-        parts.append(_text(right, y, "end", f"{slope(points):.2f}"))
-    return "".join(parts)
-
-
-def _line(points: Sequence[tuple[float, float]], colour: str, width: int) -> str:
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
-
-
-def _text(x: float, y: float, anchor: str, text: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
 
 
 if __name__ == "__main__":
