@@ -14,11 +14,13 @@ BIN := .venv/bin
 PACKAGES := .venv/.packages
 READY := .venv/.ready
 RUN = $(BIN)/python -m pipeline
+# One thread each: for the tests' tiny networks more are slower, and beside other work much slower.
+TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 SETTINGS = experiment=$(EXPERIMENT) $(ARGS)
 
 .PHONY: help setup demo test test-quick test-slurm check lint types layers shards verify captions \
 	train-controller train-restorer evaluate train-all status restore dashboard bench-data bench-train \
-	clean
+	bench-convergence bench-sampling clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -82,14 +84,14 @@ restore: $(READY) ## restore photographs: make restore INPUT=photo-or-folder OUT
 dashboard: $(READY) ## curves of a run as RUN_DIR/dashboard.html; others beside: ARGS="dashboard.compare=[DIR]"
 	@$(RUN) dashboard $(SETTINGS)
 
-test: $(READY) ## all tests
-	@$(BIN)/python -m pytest -q
+test: $(READY) ## all tests, on two cores
+	@$(TEST) -n 2 --dist loadfile
 
 test-quick: $(READY) ## the tests that take no training
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(TEST) -n 2 --dist loadfile -m "not slow"
 
 test-slurm: $(READY) ## the chain on a real SLURM, which is installed and started here; needs root on Debian
-	@tests/slurm/cluster.sh start && { $(BIN)/python -m pytest -q tests/slurm; status=$$?; \
+	@tests/slurm/cluster.sh start && { $(TEST) tests/slurm; status=$$?; \
 		tests/slurm/cluster.sh stop; exit $$status; }
 
 bench-data: $(READY) ## what loading data costs, beside the plain way; three minutes, 1 GB below TMPDIR
@@ -97,6 +99,12 @@ bench-data: $(READY) ## what loading data costs, beside the plain way; three min
 
 bench-train: $(READY) ## what training costs, beside the plain way; five minutes, 6 GB of memory
 	@$(BIN)/python -m pipeline.bench.train $(ARGS)
+
+bench-sampling: $(READY) ## quality and time of few network calls beside a hundred, of a trained run
+	@$(BIN)/python -m pipeline.bench.sampling $(SETTINGS)
+
+bench-convergence: $(READY) ## error of each sampler against its network calls, as docs/convergence.svg; seconds
+	@$(BIN)/python -m pipeline.bench.convergence $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

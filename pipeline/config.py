@@ -115,18 +115,25 @@ class RestorerConfig:
 
 @dataclass
 class SamplingConfig:
-    """How restorations are drawn."""
+    """How restorations are drawn, as `modules.restorer.make_sampling` takes it."""
 
     method: str = MISSING
+    eta: float = MISSING
     calls: int = MISSING
+    grid: str = MISSING
 
 
 @dataclass
 class EvaluateConfig:
-    """Measuring."""
+    """Measuring; `data` is a folder, or names of datasets with theirs."""
 
+    data: Any = MISSING
+    model: bool = MISSING
+    controller: str | None = MISSING
+    restorer: str | None = MISSING
+    methods: dict[str, str] | None = MISSING
+    ablations: list[str] = MISSING
     batch_size: int = MISSING
-    border: int = MISSING
     gallery_per_task: int = MISSING
 
 

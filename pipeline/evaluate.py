@@ -1,143 +1,151 @@
-"""Stage: restore every validation image once, measure, and report."""
+"""Stage: score the model, its ablations and other methods' outputs on sets of images; report."""
 
 from __future__ import annotations
 
-import json
 import logging
-import time
-from collections.abc import Iterator
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from datamodules.datasets import Batch, WholeDataset, collate
+from datamodules.degradations import WORDS
 from datamodules.files import atomic_write, write_json
 from datamodules.images import encode_png
-from datamodules.mixture import ShareSampler
-from datamodules.pairs import stable_seed
-from datamodules.reader import ShardSet
-from modules.metrics import score_pair
-from modules.restorer import Controller, Denoiser, Sampling, restore
-from modules.samplers import sampler
-from pipeline.config import Config
-from pipeline.models import load_controller, load_restorer
-from pipeline.perceptual import Perceptual, fid_of, load_perceptual, lpips_of
-from pipeline.report import restored_path, write_report
-from pipeline.stages import FIGURES, REPORT, SHARDS, controller_weights, restorer_weights
-from pipeline.summary import Row, summarise, text_table
-from pipeline.tracking import TRACKER
+from pipeline.captions import use_gpu
+from pipeline.config import Config, ConfigError
+from pipeline.evaluation import board, export
+from pipeline.evaluation.ablations import ABLATIONS, check_ablations
+from pipeline.evaluation.gallery import CLEAN, gallery
+from pipeline.evaluation.inception import fid_of
+from pipeline.evaluation.methods import INPUT, MODEL, Input, Method, Outputs, Restorations
+from pipeline.evaluation.outputs import find_outputs
+from pipeline.evaluation.report import write_report
+from pipeline.evaluation.rows import Row
+from pipeline.evaluation.samples import Sample
+from pipeline.evaluation.sets import read_sets
+from pipeline.evaluation.summary import Summary, summarise
+from pipeline.evaluation.work import Task, measure
+from pipeline.models import Models, load_models
+from pipeline.perceptual import load_perceptual
+from pipeline.ranks import rank_of_environment
+from pipeline.stage import read_record
+from pipeline.stages import (
+    FIGURES,
+    REPORT,
+    SCORES,
+    evaluated_outputs,
+    evaluated_sets,
+    evaluated_weights,
+)
 
 log = logging.getLogger(__name__)
 
-ROWS = "rows.jsonl"
-RESTORED = "restored"
 EXAMPLES = "examples"
 """Folder of a degraded image of each task, to try `make restore` on."""
-
-
-class Models(NamedTuple):
-    """What restores."""
-
-    controller: Controller
-    denoiser: Denoiser
-    sampling: Sampling
-    device: torch.device
-
-
-def load_models(config: Config) -> Models:
-    """The run's trained models, on the device to use."""
-    controller_path, restorer_path = controller_weights(config), restorer_weights(config)
-    cuda = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
-    denoiser = load_restorer(restorer_path, controller_path).to(device)
-    sampling = Sampling(sampler(config.sampling.method), config.sampling.calls)
-    return Models(load_controller(controller_path).to(device), denoiser, sampling, device)
+TAKEN = (INPUT, MODEL, CLEAN, *ABLATIONS)
+"""Names that no other method can have."""
 
 
 def run(config: Config, folder: Path) -> None:
-    """Evaluate on the validation split."""
-    models, perceptual = load_models(config), load_perceptual()
-    shards = ShardSet(SHARDS.folder(config), "val")
-    rows = _read_rows(folder / ROWS)
-    done = {row.key for row in rows}
-    todo = [address for address in shards.all() if address.name not in done]
-    loader = DataLoader(
-        WholeDataset(todo),
-        batch_size=config.evaluate.batch_size,
-        sampler=ShareSampler(len(todo), rank=0, world=1),
-        num_workers=config.workers,
-        collate_fn=collate,
-    )
-    with (folder / ROWS).open("a", encoding="utf-8") as file:
-        for batch in tqdm(loader, desc="evaluate", unit="batch"):
-            for row in _evaluate(batch, models, perceptual, config, folder):
-                rows.append(row)
-                file.write(json.dumps(asdict(row)) + "\n")
-            file.flush()
-    for word, addresses in shards.tasks.items():
-        with atomic_write(folder / EXAMPLES / f"{word}.png") as picture:
-            picture.write(encode_png(addresses[0].image("lq")))
-    found = partial(restored_path, folder / RESTORED)
-    fid = fid_of(perceptual.fid, shards, found) if perceptual.fid else {}
-    summary = summarise(rows, models.controller.words, perceptual.missing, fid)
-    write_json(folder / FIGURES, summary.to_json())
-    TRACKER(lambda run: run.summary.update(summary.figures()))
-    write_report(folder / REPORT, summary, rows, shards, folder / RESTORED, config)
-    log.info("%s\nreport: %s", text_table(summary), folder / REPORT)
+    """Evaluate, together with the other processes of the run; the first one reports.
+
+    Raises:
+        ConfigError: methods or ablations are named that cannot be.
+        ValueError: the images to evaluate, a model or another method's outputs cannot be used.
+    """
+    rank = rank_of_environment()
+    use_gpu(rank.local)
+    _check_names(config)
+    models = load_models(config, *evaluated_weights(config)) if config.evaluate.model else None
+    check_ablations(config.evaluate.ablations, models and models.denoiser.network)
+    words = models.controller.words if models else WORDS
+    samples = read_sets(evaluated_sets(config), words)
+    methods = _methods(config, models, samples, folder)
+    perceptual = load_perceptual(models.device if models else torch.device("cpu"))
+    task = Task(samples, methods, perceptual)
+    rows = measure(task, folder, config.evaluate.batch_size, rank)
+    if rank.rank > 0:
+        log.info("rank %d is done", rank.rank)
+        return
+    fid, reasons = fid_of(perceptual.fid, samples, methods) if perceptual.fid else ({}, {})
+    missing = perceptual.missing | reasons | _without_clean(samples)
+    summary = summarise(rows, words, fid, missing)
+    _report(config, folder, Evaluated(task, models, rows, summary))
+    log.info("%s\nreport: %s", export.to_text(summary), folder / REPORT)
 
 
-def _evaluate(
-    batch: Batch, models: Models, perceptual: Perceptual, config: Config, folder: Path
-) -> Iterator[Row]:
-    degraded = batch.lq.to(models.device).float() / 255
-    started = time.perf_counter()
-    with torch.inference_mode():
-        embeddings = models.controller.embed(degraded)
-        probabilities = models.controller.probabilities(embeddings)
-        seeds = [stable_seed(config.seed, key) for key in batch.key]
-        restored = restore(models.denoiser, embeddings, degraded, models.sampling, seeds)
-    pixels = to_uint8(restored)
-    seconds = (time.perf_counter() - started) / len(batch.key)
-    probability, found = probabilities.max(dim=1)
-    border = config.evaluate.border
-    for i, key in enumerate(batch.key):
-        with atomic_write(restored_path(folder / RESTORED, key)) as file:
-            file.write(encode_png(pixels[i].permute(1, 2, 0).numpy()))
-        yield Row(
-            key=key,
-            word=batch.degradation[i],
-            source=batch.source[i],
-            found=models.controller.words[int(found[i])],
-            probability=float(probability[i]),
-            degraded=_scores(batch.lq[i], batch.gt[i], border, perceptual),
-            restored=_scores(pixels[i], batch.gt[i], border, perceptual),
-            seconds=seconds,
+class Evaluated(NamedTuple):
+    """All there is to report."""
+
+    task: Task
+    models: Models | None
+    rows: list[Row]
+    summary: Summary
+
+
+def _check_names(config: Config) -> None:
+    evaluate, others = config.evaluate, evaluated_outputs(config)
+    if taken := [name for name in others if name in TAKEN]:
+        raise ConfigError(
+            f"evaluate.methods: {', '.join(taken)} is a name of ours; choose others than "
+            f"{', '.join(TAKEN)}"
         )
+    if not evaluate.model and not others:
+        raise ConfigError("evaluate.model=false and no evaluate.methods: nothing to evaluate")
+    if not evaluate.model and evaluate.ablations:
+        raise ConfigError("evaluate.ablations are of the model; leave evaluate.model=true")
 
 
-def _scores(image: Tensor, clean: Tensor, border: int, perceptual: Perceptual) -> dict[str, float]:
-    scores = score_pair(image, clean, border)._asdict()
-    if perceptual.lpips:
-        scores["lpips"] = lpips_of(perceptual.lpips, image, clean)
-    return scores
+def _methods(
+    config: Config, models: Models | None, samples: list[Sample], folder: Path
+) -> dict[str, Method]:
+    """All columns of the table, in order."""
+    methods: dict[str, Method] = {INPUT: Input()}
+    if models:
+        for name in (MODEL, *config.evaluate.ablations):
+            methods[name] = Restorations(name, models, folder, config.seed)
+    outputs = find_outputs(evaluated_outputs(config), samples)
+    return methods | {name: Outputs(files) for name, files in outputs.items()}
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Images in [0, 1] rounded to uint8, on the CPU."""
-    return (images * 255).round().to(torch.uint8).cpu()
+def _without_clean(samples: list[Sample]) -> dict[str, str]:
+    """What cannot be told of images that have no clean one to compare with."""
+    if not (count := sum(not sample.has_clean for sample in samples)):
+        return {}
+    reason = f"of {count} of {len(samples)} images, for they have no clean one"
+    return {"PSNR, SSIM, LPIPS, FID and clean_content": reason}
 
 
-def _read_rows(path: Path) -> list[Row]:
-    """What an interrupted run has measured; a last line that it cut short is removed."""
-    if not path.is_file():
-        return []
-    with path.open("r+b") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
-    rows = [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    return list({row.key: row for row in rows}.values())
+def _report(config: Config, folder: Path, evaluated: Evaluated) -> None:
+    task, models, rows, summary = evaluated
+    for word in summary.tasks:
+        first = next(sample for sample in task.samples if sample.task == word)
+        with atomic_write(folder / EXAMPLES / f"{word}.png") as picture:
+            picture.write(encode_png(first.load().degraded))
+    cases = gallery(rows, task.samples, task.methods, config.evaluate.gallery_per_task)
+    write_json(folder / FIGURES, export.to_json(summary))
+    with atomic_write(folder / SCORES) as file:
+        file.write(export.to_csv(summary).encode())
+    board.show(summary, cases)
+    device = models.device.type if models else "cpu"
+    write_report(folder / REPORT, summary, cases, config, _settings(config, folder, models), device)
+
+
+def _settings(config: Config, folder: Path, models: Models | None) -> dict[str, str]:
+    """What the figures were made with, for people to read."""
+    settings = {"run": str(Path(config.run_dir).resolve()), "seed": str(config.seed)}
+    for name, folder_of_set in evaluated_sets(config).items():
+        settings[f"data {name}".strip()] = str(folder_of_set)
+    for name, outputs in evaluated_outputs(config).items():
+        settings[f"outputs of {name}"] = str(outputs)
+    for name, digest in read_record(folder).get("inputs", {}).items():
+        settings[f"hash of {name}"] = digest
+    if models:
+        cuda = models.device.type == "cuda"
+        settings |= {
+            "device": torch.cuda.get_device_name(models.device) if cuda else "CPU",
+            "sampler": ", ".join(f"{k} {v}" for k, v in vars(config.sampling).items()),
+            "restorer": f"{evaluated_weights(config)[1]}, T = {models.denoiser.tables.T}",
+            "controller": str(evaluated_weights(config)[0]),
+        }
+    return settings

@@ -1,12 +1,15 @@
-"""Trained models on disk: safetensors whose metadata say what to build; nothing is executed."""
+"""Trained models on disk: ours, safetensors whose metadata say what to build, and the reference's.
+
+Nothing in a file is executed.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -17,17 +20,68 @@ from torch import Tensor, nn
 from datamodules.files import atomic_write, file_hash
 from modules.daclip import DaClip, build_daclip
 from modules.prediction import parameterisation
-from modules.restorer import Controller, Denoiser
+from modules.reference.daclip import load_reference_checkpoint
+from modules.restorer import Controller, Denoiser, Sampling, make_sampling
 from modules.sde import make_tables
-from pipeline.config import RestorerConfig, SdeConfig
+from pipeline.config import Config, ConfigError, RestorerConfig, SdeConfig
+from pipeline.released import kind_of, released_controller, released_restorer
+from pipeline.stages import controller_weights, restorer_weights
 
 FORMAT = "daclip-lightning/1"
 NETWORK_PACKAGE = "modules."
 """Where a network named in a file may come from."""
 
 
+Model = TypeVar("Model", Controller, Denoiser)
+
+
 class BadModel(ValueError):
     """A model file that cannot be used; the message names it and says why."""
+
+
+class Models(NamedTuple):
+    """What restores."""
+
+    controller: Controller
+    denoiser: Denoiser
+    sampling: Sampling
+    device: torch.device
+
+
+def load_models(
+    config: Config, controller_path: Path | None = None, restorer_path: Path | None = None
+) -> Models:
+    """The models that restore, on the device to use.
+
+    Args:
+        config: says how to sample, and which device.
+        controller_path: the controller's file; None for that of the run.
+        restorer_path: the restorer's; None for that of the run.
+
+    Raises:
+        BadModel: a file cannot be used, or the two do not fit each other.
+        ConfigError: the restorer cannot be called so often.
+        ValueError: the sampler's settings are wrong.
+    """
+    sampling = make_sampling(**vars(config.sampling))
+    controller_path = controller_path or controller_weights(config)
+    restorer_path = restorer_path or restorer_weights(config)
+    cuda = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    denoiser = load_restorer(restorer_path, controller_path).to(device)
+    if not 1 <= sampling.calls <= denoiser.tables.T:
+        raise ConfigError(
+            f"sampling.calls={sampling.calls}: this restorer takes 1 to {denoiser.tables.T} "
+            "network calls an image"
+        )
+    controller = load_controller(controller_path).to(device)
+    taken, given = getattr(denoiser.network, "context_dim", None), controller.daclip.embed_dim
+    if taken not in (None, given):
+        raise BadModel(
+            f"{restorer_path} takes embeddings of {taken} numbers, and {controller_path} gives "
+            f"{given}; choose two that were trained together"
+        )
+    return Models(controller, denoiser, sampling, device)
 
 
 def save_controller(path: Path, daclip: DaClip, architecture: Any, words: tuple[str, ...]) -> None:
@@ -36,12 +90,14 @@ def save_controller(path: Path, daclip: DaClip, architecture: Any, words: tuple[
 
 
 def load_controller(path: Path) -> Controller:
-    """Load a trained DA-CLIP.
+    """Load a trained DA-CLIP, ours or one in the reference's layout.
 
     Raises:
         BadModel: the file is missing, damaged, or of another kind or architecture.
     """
     about, tensors = _load(path, "controller")
+    if about is None:
+        return _convert(released_controller, tensors, path)
     daclip = build_daclip(about["architecture"])
     _fill(daclip, tensors, path)
     return Controller(daclip, about["words"])
@@ -65,13 +121,15 @@ def save_restorer(
 
 
 def load_restorer(path: Path, controller: Path) -> Denoiser:
-    """Load a trained restorer network.
+    """Load a trained restorer network, ours or one in the reference's layout.
 
     Raises:
         BadModel: the file is missing, damaged, of another kind or architecture, or was trained
-            with another controller.
+            with another controller, as far as it says with which.
     """
     about, tensors = _load(path, "restorer")
+    if about is None:
+        return _convert(released_restorer, tensors, path)
     if about["controller_sha256"] != file_hash(controller):
         raise BadModel(f"{path} was trained with another controller than {controller}")
     network = build_network(about["network"])
@@ -110,19 +168,39 @@ def _save(path: Path, module: nn.Module, kind: str, about: Mapping[str, Any]) ->
         file.write(safetensors.torch.save(tensors, metadata))
 
 
-def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _load(path: Path, kind: str) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+    """What a file says of itself, None where it is the reference's, and its tensors."""
     if not path.is_file():
         raise BadModel(f"no model {path}; train it first (`make train-{kind}`)")
+    metadata = _metadata(path) if path.suffix == ".safetensors" else {}
+    try:
+        tensors = load_reference_checkpoint(path)
+    except ValueError as error:
+        raise BadModel(str(error)) from error
+    except OSError as error:  # torch's, of some truncated archives
+        raise BadModel(f"{path} is not opened: it is damaged ({error}); get it anew") from error
+    if metadata.get("format") == FORMAT and metadata.get("kind") == kind:
+        return json.loads(metadata["about"]), tensors
+    if "format" not in metadata and kind_of(tensors) == kind:
+        return None, tensors
+    foreign = f"the reference's {kind_of(tensors)}" if kind_of(tensors) else "unknown format"
+    found = f"{metadata.get('format', foreign)} {metadata.get('kind', '')}".strip()
+    raise BadModel(f"{path} is no {kind} of ours ({FORMAT}) or the reference's, but: {found}")
+
+
+def _metadata(path: Path) -> dict[str, str]:
     try:
         with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise BadModel(f"{path} is not a whole safetensors file ({error})") from error
-    if metadata.get("format") != FORMAT or metadata.get("kind") != kind:
-        found = f"{metadata.get('format', 'unknown format')} {metadata.get('kind', '')}".strip()
-        raise BadModel(f"{path} is no {kind} of ours ({FORMAT}), but: {found}")
-    return json.loads(metadata["about"]), tensors
+
+
+def _convert(make: Callable[[dict[str, Tensor]], Model], tensors: Any, path: Path) -> Model:
+    try:
+        return make(tensors)
+    except (ValueError, RuntimeError) as error:  # torch's own, where shapes contradict each other
+        raise BadModel(f"{path}: {error}") from error
 
 
 def _fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

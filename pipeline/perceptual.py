@@ -1,18 +1,15 @@
-"""LPIPS and FID of an evaluation, where the machine has their weights."""
+"""The metrics that need trained weights, where the machine has them: LPIPS, FID and NIQE."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from datamodules.images import Pixels, read_image
-from datamodules.reader import ShardSet
+from modules.no_reference import NoReference, no_reference
 from modules.perceptual import LpipsAlex, Unavailable, fid, lpips_alex
 from modules.scores import SCORES, Score
 from pipeline.tracking import TRACKER
@@ -23,17 +20,24 @@ Metric = TypeVar("Metric")
 
 
 class Perceptual(NamedTuple):
-    """The perceptual metrics there are, and why the others are missing."""
+    """The metrics there are, and why the others are missing."""
 
     lpips: LpipsAlex | None
     fid: FrechetInceptionDistance | None
+    no_reference: NoReference | None
     missing: dict[str, str]
 
 
-def load_perceptual() -> Perceptual:
-    """Load what has its weights on this machine."""
+def load_perceptual(device: torch.device) -> Perceptual:
+    """Load what has its weights on this machine, networks to a device."""
     missing: dict[str, str] = {}
-    return Perceptual(_load("LPIPS", lpips_alex, missing), _load("FID", fid, missing), missing)
+    lpips, inception = _load("LPIPS", lpips_alex, missing), _load("FID", fid, missing)
+    return Perceptual(
+        lpips and lpips.to(device),
+        inception and inception.to(device),
+        _load("NIQE", no_reference, missing),
+        missing,
+    )
 
 
 def training_scores() -> dict[str, Score]:
@@ -53,29 +57,3 @@ def _load(name: str, make: Callable[[], Metric], missing: dict[str, str]) -> Met
     except Unavailable as error:
         missing[name] = str(error)
         return None
-
-
-def lpips_of(metric: LpipsAlex, image: Tensor, clean: Tensor) -> float:
-    """LPIPS of 8-bit images `[3, H, W]`."""
-    with torch.inference_mode():
-        return float(metric(image[None].float() / 255, clean[None].float() / 255))
-
-
-def fid_of(
-    metric: FrechetInceptionDistance, shards: ShardSet, restored: Callable[[str], Path]
-) -> dict[str, float]:
-    """FID of each task's restored images against its clean ones; `restored` finds a sample's."""
-    scores = {}
-    for word, addresses in shards.tasks.items():
-        if len(addresses) < 2:  # a covariance needs two
-            continue
-        metric.reset()
-        for address in addresses:
-            metric.update(_batch(address.image("gt")), real=True)
-            metric.update(_batch(read_image(restored(address.name))), real=False)
-        scores[word] = float(metric.compute())
-    return scores
-
-
-def _batch(image: Pixels) -> Tensor:
-    return torch.from_numpy(image).permute(2, 0, 1)[None]

@@ -11,9 +11,10 @@ from tqdm import tqdm
 from datamodules.files import atomic_write
 from datamodules.images import BadImage, encode_png, list_images, read_image
 from datamodules.pairs import stable_seed
+from modules.metrics import quantise
 from modules.restorer import restore
 from pipeline.config import Config, ConfigError
-from pipeline.evaluate import Models, load_models, to_uint8
+from pipeline.models import Models, load_models
 
 log = logging.getLogger(__name__)
 
@@ -58,5 +59,5 @@ def _restore(photo: Path, target: Path, models: Models, seed: int) -> str:
         seeds = [stable_seed(seed, photo.name)]
         restored = restore(models.denoiser, embeddings, degraded, models.sampling, seeds)
     with atomic_write(target) as file:
-        file.write(encode_png(to_uint8(restored)[0].permute(1, 2, 0).numpy()))
+        file.write(encode_png(quantise(restored)[0].cpu().permute(1, 2, 0).numpy()))
     return f"{models.controller.words[int(found)]} ({float(probability):.0%})"

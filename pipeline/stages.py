@@ -8,12 +8,13 @@ from pathlib import Path
 
 from datamodules.captions import CAPTIONS
 from datamodules.shards import INDEX
-from pipeline.config import Config, build
+from pipeline.config import Config, ConfigError, build
 from pipeline.stage import Stage
 
 WEIGHTS = "model.safetensors"
 REPORT = "report.html"
 FIGURES = "metrics.json"
+SCORES = "scores.csv"
 
 
 def _work_of(module: str) -> Callable[[Config, Path], None]:
@@ -61,6 +62,51 @@ def _controller_inputs(config: Config) -> list[Path]:
     return [shard_index(config), caption_file(config), *local]
 
 
+def evaluated_sets(config: Config) -> dict[str, Path]:
+    """The folders of images to evaluate, by the names of the datasets; one may have none yet.
+
+    Raises:
+        ConfigError: `evaluate.data` is something else.
+    """
+    data = config.evaluate.data
+    if data is None:
+        return {"": SHARDS.folder(config)}
+    if isinstance(data, str):
+        return {"": Path(data)}
+    if not isinstance(data, dict) or not all(isinstance(path, str) for path in data.values()):
+        raise ConfigError(f"evaluate.data={data}: give a folder, or {{NAME: FOLDER, ...}}")
+    return {str(name): Path(path) for name, path in data.items()}
+
+
+def evaluated_outputs(config: Config) -> dict[str, Path]:
+    """The folders of other methods' outputs, by the names of the methods."""
+    return {name: Path(folder) for name, folder in (config.evaluate.methods or {}).items()}
+
+
+def evaluated_weights(config: Config) -> tuple[Path, Path]:
+    """The controller and the restorer to evaluate."""
+    controller, restorer = config.evaluate.controller, config.evaluate.restorer
+    return (
+        Path(controller) if controller else controller_weights(config),
+        Path(restorer) if restorer else restorer_weights(config),
+    )
+
+
+def _evaluation_inputs(config: Config) -> list[Path]:
+    # The run's own shards must be there; of other sets, the stage says what is wrong with them.
+    own = SHARDS.folder(config)
+    indices = [folder / INDEX for folder in evaluated_sets(config).values()]
+    found = [path for path in indices if path.parent == own or path.is_file()]
+    return [*found, *(evaluated_weights(config) if config.evaluate.model else ())]
+
+
+def _evaluated_files(config: Config) -> list[Path]:
+    """Images in folders: those to restore, and what other methods have made of them."""
+    sets = [f for f in evaluated_sets(config).values() if not (f / INDEX).is_file()]
+    folders = [*sets, *evaluated_outputs(config).values()]
+    return sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
 SHARDS = Stage(
     name="shards",
     sections=["shards.source", "shards.format"],
@@ -95,14 +141,12 @@ RESTORER = Stage(
 )
 EVALUATION = Stage(
     name="evaluation",
+    parallel=True,
     sections=["sampling", "evaluate"],
-    inputs=lambda config: [
-        shard_index(config),
-        controller_weights(config),
-        restorer_weights(config),
-    ],
-    outputs=[REPORT, FIGURES],
+    inputs=_evaluation_inputs,
+    outputs=[REPORT, FIGURES, SCORES],
     run=_work_of("pipeline.evaluate"),
+    many_inputs=_evaluated_files,
 )
 
 STAGES = {

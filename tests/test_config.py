@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import conf
+from modules.restorer import make_sampling
+from modules.sde import make_tables
 from pipeline.config import ConfigError, build, check_targets, load_config
 
 EXPERIMENTS = sorted(p.stem for p in (Path(conf.__file__).parent / "experiment").glob("*.yaml"))
@@ -105,3 +107,12 @@ def test_object_that_cannot_be_made_is_a_fault_of_the_configuration() -> None:
 def test_numbers_out_of_range_are_named(override: str) -> None:
     with pytest.raises(ConfigError, match=rf"{override}; give . or more"):
         load_config(["experiment=demo", override])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_names_a_sampler_and_a_grid(experiment: str) -> None:
+    roots = ["shards.source.photos.root=/data"] if experiment in ("small", "base") else NEEDS_ROOT
+    config = load_config([f"experiment={experiment}", *(roots if experiment != "demo" else [])])
+    sampling = make_sampling(**vars(config.sampling))
+    assert sampling.calls == config.sampling.calls
+    assert len(sampling.grid(make_tables(**vars(config.sde)), sampling.calls)) == sampling.calls + 1

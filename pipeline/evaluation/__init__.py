@@ -1,0 +1,1 @@
+"""What `make evaluate` is made of: methods, samples, scores, figures and the report."""

@@ -1,0 +1,170 @@
+"""Methods: whatever has a restored image for a sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from datamodules.files import atomic_write
+from datamodules.images import encode_png, read_image
+from datamodules.pairs import stable_seed
+from modules.metrics import quantise
+from modules.restorer import restore
+from pipeline.evaluation.ablations import ABLATIONS, Seen
+from pipeline.evaluation.memory import peak_mb, reset_peak
+from pipeline.evaluation.samples import Sample, key_of
+from pipeline.models import Models
+
+INPUT, MODEL = "input", "model"
+"""The degraded image itself, and the model as it is; ablations of it go by their own names."""
+RESTORED = "restored"
+"""Folder of what the model and its ablations restore: METHOD/DATASET/TASK/NAME.png."""
+
+
+class Loaded(NamedTuple):
+    """Samples of one size with their images, `[B, 3, H, W]`, uint8, RGB."""
+
+    samples: Sequence[Sample]
+    degraded: Tensor
+    clean: Tensor | None
+    """None where there are no clean images; all samples have one, or none has."""
+
+
+class Found(NamedTuple):
+    """The degradation that the controller takes an image to have."""
+
+    word: str
+    probability: float
+
+
+class Cost(NamedTuple):
+    """What restoring one image took."""
+
+    seconds: float
+    """Wall time, looking included; an equal share of its batch's."""
+    calls: int
+    """Of the network."""
+    peak_mb: float | None
+    """See `memory`; of its whole batch."""
+
+
+class Output(NamedTuple):
+    """What a method makes of one sample."""
+
+    image: Tensor
+    """`[3, H, W]`, uint8, RGB, on the CPU."""
+    found: Found | None = None
+    cost: Cost | None = None
+
+
+class Method(Protocol):
+    """A column of the table."""
+
+    def __call__(self, batch: Loaded) -> list[Output]:
+        """An output for each sample, or none at all where the method cannot work on the batch."""
+        ...
+
+    def path(self, sample: Sample) -> Path | None:
+        """The file with its output for a sample; None where that is the degraded image."""
+        ...
+
+
+class Input:
+    """Leaves the image as it is."""
+
+    def __call__(self, batch: Loaded) -> list[Output]:
+        """The degraded images."""
+        return [Output(image) for image in batch.degraded]
+
+    def path(self, sample: Sample) -> None:
+        """It has no file of its own."""
+
+
+class Outputs:
+    """What another method has made, read from its folder."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        """`files` by the sample's key."""
+        self._files = files
+
+    def __call__(self, batch: Loaded) -> list[Output]:
+        """Read them."""
+        images = [read_image(self.path(sample)) for sample in batch.samples]
+        return [Output(torch.from_numpy(image).permute(2, 0, 1)) for image in images]
+
+    def path(self, sample: Sample) -> Path:
+        """Its file."""
+        return self._files[key_of(sample)]
+
+
+class Restorations:
+    """What our model restores, as it is or under an ablation."""
+
+    def __init__(self, name: str, models: Models, folder: Path, seed: int) -> None:
+        """Restore.
+
+        Args:
+            name: MODEL, or one in ABLATIONS.
+            models: trained.
+            folder: of the stage, for the restored images.
+            seed: of the noise; each image of a task has its own, whatever set it is in.
+        """
+        self._models, self._folder, self._seed = models, folder / RESTORED / name, seed
+        self._ablation = ABLATIONS.get(name)
+        self._needs_clean = name == "clean_content"
+
+    def __call__(self, batch: Loaded) -> list[Output]:
+        """Restore and keep them.
+
+        Raises:
+            ValueError: a restored image has pixels that are no number.
+        """
+        if self._needs_clean and batch.clean is None:
+            return []
+        device = self._models.device
+        reset_peak(device)
+        started = time.perf_counter()
+        restored, found = self._restore(batch)
+        images = [_pixels(i, sample) for i, sample in zip(restored, batch.samples, strict=True)]
+        seconds = (time.perf_counter() - started) / len(images)
+        cost = Cost(seconds, self._models.sampling.calls, peak_mb(device))
+        for sample, image in zip(batch.samples, images, strict=True):
+            with atomic_write(self.path(sample)) as file:
+                file.write(encode_png(image.permute(1, 2, 0).numpy()))
+        return [Output(image, f, cost) for image, f in zip(images, found, strict=True)]
+
+    def path(self, sample: Sample) -> Path:
+        """Where the restoration of a sample is kept."""
+        return self._folder / f"{key_of(sample)}.png"
+
+    @torch.inference_mode()
+    def _restore(self, batch: Loaded) -> tuple[Tensor, list[Found]]:
+        models = self._models
+        degraded = batch.degraded.to(models.device).float() / 255
+        embeddings = models.controller.embed(degraded)
+        found = _found(models, models.controller.probabilities(embeddings))
+        denoiser = models.denoiser
+        if self._ablation is not None:
+            clean = None if batch.clean is None else batch.clean.to(models.device).float() / 255
+            words = [sample.task for sample in batch.samples]
+            denoiser, embeddings = self._ablation(models, Seen(words, clean, embeddings))
+        seeds = [stable_seed(self._seed, s.task, s.name) for s in batch.samples]
+        return restore(denoiser, embeddings, degraded, models.sampling, seeds), found
+
+
+def _found(models: Models, probabilities: Tensor) -> list[Found]:
+    values, words = probabilities.max(dim=1)
+    pairs = zip(words.tolist(), values.tolist(), strict=True)
+    return [Found(models.controller.words[word], value) for word, value in pairs]
+
+
+def _pixels(restored: Tensor, sample: Sample) -> Tensor:
+    try:
+        return quantise(restored[None])[0].cpu()
+    except ValueError as error:
+        raise ValueError(f"{key_of(sample)}: {error}") from error

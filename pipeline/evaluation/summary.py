@@ -1,0 +1,229 @@
+"""From one row for each image of each method to the figures of a report."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
+
+from modules.bootstrap import confidence, confidence_of_tasks
+from pipeline.evaluation.inception import Place
+from pipeline.evaluation.measures import FID, MEAN, MEASURES
+from pipeline.evaluation.methods import MODEL
+from pipeline.evaluation.rows import Row
+
+
+class Figure(NamedTuple):
+    """One number of a table."""
+
+    mean: float
+    low: float | None
+    """The 95 % interval of the mean, by bootstrap; None where there is none."""
+    high: float | None
+    images: int
+    tasks: int
+    """How many tasks it is an average over; 1 for that of a task."""
+
+
+class Group(NamedTuple):
+    """The figures of one method on one task, or on one dataset of it."""
+
+    method: str
+    task: str
+    """Or MEAN."""
+    dataset: str
+    """All the names that come together here, joined with ` + `."""
+    whole: bool
+    """Whether it is all of the task."""
+    images: int
+    figures: Mapping[str, Figure]
+    """By the names of MEASURES."""
+
+
+class Usage(NamedTuple):
+    """What a method took for an image, on average; its memory at most."""
+
+    method: str
+    images: int
+    calls: float
+    seconds: float
+    peak_mb: float | None
+
+
+class Recognition(NamedTuple):
+    """Which degradation the controller took for which."""
+
+    words: Sequence[str]
+    counts: Sequence[Sequence[int]]
+    """Images by true degradation (row) and the one found (column), in the order of `words`."""
+
+    @property
+    def images(self) -> int:
+        """How many it looked at."""
+        return sum(map(sum, self.counts))
+
+    @property
+    def accuracy(self) -> float:
+        """The share it took for what they are."""
+        return sum(line[i] for i, line in enumerate(self.counts)) / self.images
+
+    def accuracy_of(self, word: str) -> float | None:
+        """The same of one degradation's images; None where there are none."""
+        i = self.words.index(word)
+        total = sum(self.counts[i])
+        return self.counts[i][i] / total if total else None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The figures of an evaluation."""
+
+    methods: Sequence[str]
+    tasks: Sequence[str]
+    groups: Sequence[Group]
+    usage: Sequence[Usage]
+    recognition: Recognition | None
+    """None where no controller looked."""
+    missing: Mapping[str, str]
+    """What was not computed, each with the reason."""
+
+    def group(self, method: str, task: str) -> Group | None:
+        """All of a task, or MEAN; None where the method has nothing of it."""
+        found = (g for g in self.groups if g.whole and (g.method, g.task) == (method, task))
+        return next(found, None)
+
+
+def summarise(
+    rows: Sequence[Row],
+    words: Sequence[str],
+    fid: Mapping[Place, float],
+    missing: Mapping[str, str],
+) -> Summary:
+    """Average rows over the images of a task, and tasks, with equal weight, over the whole.
+
+    Args:
+        rows: at least one, in the order in which methods and tasks are to be shown.
+        words: the degradations the controller tells apart.
+        fid: of the groups that have one.
+        missing: metrics that were not computed at all, each with the reason.
+    """
+    by_place: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        by_place[row.method, row.task].append(row)
+    methods = list(dict.fromkeys(row.method for row in rows))
+    tasks = sorted({row.task for row in rows})
+    groups = [
+        group
+        for method in methods
+        for group in _of_method(method, [by_place[method, task] for task in tasks], fid)
+    ]
+    return Summary(
+        methods,
+        tasks,
+        groups,
+        [_usage(method, rows) for method in methods if _took(method, rows)],
+        _recognition([row for row in rows if row.method == MODEL], words),
+        dict(missing) | _missing(rows),
+    )
+
+
+def _of_method(
+    method: str, tasks: Sequence[Sequence[Row]], fid: Mapping[Place, float]
+) -> list[Group]:
+    """The groups of each task and its datasets, and the mean."""
+    groups = []
+    for rows in tasks:
+        if not rows:
+            continue
+        datasets = sorted({row.dataset for row in rows})
+        groups.append(_group(method, rows, datasets, True, fid))
+        if len(datasets) > 1:
+            for name in datasets:
+                of_dataset = [row for row in rows if row.dataset == name]
+                groups.append(_group(method, of_dataset, [name], False, fid))
+    return [*groups, _mean(method, [rows for rows in tasks if rows], groups)]
+
+
+def _group(
+    method: str,
+    rows: Sequence[Row],
+    datasets: Sequence[str],
+    whole: bool,
+    fid: Mapping[Place, float],
+) -> Group:
+    task = rows[0].task
+    figures = {}
+    for name in MEASURES:
+        if values := [row.scores[name] for row in rows if name in row.scores]:
+            figures[name] = Figure(fmean(values), *_interval(values), len(values), 1)
+    distance = fid.get((method, task, "" if whole else datasets[0]))
+    if distance is not None:
+        figures[FID.name] = Figure(distance, None, None, len(rows), 1)
+    return Group(method, task, " + ".join(datasets), whole, len(rows), figures)
+
+
+def _mean(method: str, tasks: Sequence[Sequence[Row]], groups: Sequence[Group]) -> Group:
+    whole = [group for group in groups if group.whole]
+    datasets = " + ".join(sorted({row.dataset for rows in tasks for row in rows}))
+    figures = {}
+    for name in MEASURES:
+        found = [group.figures[name] for group in whole if name in group.figures]
+        if found:
+            values = [[r.scores[name] for r in rows if name in r.scores] for rows in tasks]
+            interval = _interval_of_tasks([of_task for of_task in values if of_task])
+            images = sum(figure.images for figure in found)
+            mean = fmean(figure.mean for figure in found)
+            figures[name] = Figure(mean, *interval, images, len(found))
+    images = sum(group.images for group in whole)
+    return Group(method, MEAN, datasets, True, images, figures)
+
+
+Interval = tuple[float | None, float | None]
+NO_INTERVAL: Interval = (None, None)
+
+
+def _interval(values: Sequence[float]) -> Interval:
+    return confidence(values) if len(values) > 1 else NO_INTERVAL
+
+
+def _interval_of_tasks(tasks: Sequence[Sequence[float]]) -> Interval:
+    """Of the mean over tasks; none where a task has a single image, whose spread is not known."""
+    return confidence_of_tasks(tasks) if tasks and min(map(len, tasks)) > 1 else NO_INTERVAL
+
+
+def _took(method: str, rows: Sequence[Row]) -> bool:
+    return any(row.method == method and row.seconds is not None for row in rows)
+
+
+def _usage(method: str, rows: Sequence[Row]) -> Usage:
+    own = [row for row in rows if row.method == method]
+    peaks = [row.peak_mb for row in own if row.peak_mb is not None]
+    return Usage(
+        method,
+        len(own),
+        fmean(row.calls for row in own if row.calls is not None),
+        fmean(row.seconds for row in own if row.seconds is not None),
+        max(peaks, default=None),
+    )
+
+
+def _recognition(rows: Sequence[Row], words: Sequence[str]) -> Recognition | None:
+    counts = Counter((row.task, row.found) for row in rows)
+    if not counts:
+        return None
+    return Recognition(words, [[counts[true, found] for found in words] for true in words])
+
+
+def _missing(rows: Sequence[Row]) -> dict[str, str]:
+    """Measures that some images of the first method cannot have, so no other has them either."""
+    own = [row for row in rows if row.method == rows[0].method]
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for row in own:
+        for name, reason in row.missing.items():
+            reasons[name].append(reason)
+    return {
+        MEASURES[name].title: f"of {len(found)} of {len(own)} images; {found[0]}"
+        for name, found in reasons.items()
+    }

@@ -1,0 +1,135 @@
+"""Scoring every method on every sample: by batches, on any number of processes."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from datamodules.files import atomic_write
+from datamodules.images import Pixels
+from pipeline.evaluation.ledger import Ledger, Line
+from pipeline.evaluation.methods import Loaded, Method, Output
+from pipeline.evaluation.rows import Row
+from pipeline.evaluation.samples import Pair, Sample, key_of
+from pipeline.evaluation.scoring import score
+from pipeline.evaluation.shares import Share
+from pipeline.perceptual import Perceptual
+from pipeline.ranks import Rank
+
+ROWS = "rows.jsonl"
+"""A line for each method and sample, when all are scored."""
+
+
+class Task(NamedTuple):
+    """What is to be scored."""
+
+    samples: Sequence[Sample]
+    methods: Mapping[str, Method]
+    perceptual: Perceptual
+
+
+def measure(task: Task, folder: Path, batch_size: int, rank: Rank) -> list[Row]:
+    """Score each method on each sample once, together with the other ranks.
+
+    Args:
+        task: the same on all ranks.
+        folder: shared by all ranks, for this task alone.
+        batch_size: samples that are restored together, where they have one size.
+        rank: of this process.
+
+    Returns:
+        All rows on the first rank, by method and in the order of the samples; none on others.
+    """
+    target = folder / ROWS
+    if not target.is_file():
+        samples = task.samples
+        plan = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]
+        ledger = Ledger(folder, rank.rank, [list(map(key_of, batch)) for batch in plan])
+        share = Share(plan, ledger, _read, lambda read: _work(read, task), quiet=rank.rank > 0)
+        with closing(share):
+            share.finish(range(rank.rank, len(plan), rank.world), stop=target.is_file)
+            if rank.rank == 0:
+                share.finish_others()
+        if rank.rank == 0:
+            _write(target, _sorted(ledger.lines(), task.methods))
+        elif target.is_file():  # the first rank has given this one up, and removed the other files
+            ledger.remove_own()
+    if rank.rank > 0:
+        return []
+    Ledger(folder, 0, []).remove_all()
+    return [Row.of_json(json.loads(line)) for line in target.read_text("utf-8").splitlines()]
+
+
+Read = Sequence[tuple[Sample, Pair]]
+
+
+def _read(batch: Sequence[Sample]) -> Read:
+    return [(sample, sample.load()) for sample in batch]
+
+
+def _work(read: Read, task: Task) -> list[Line]:
+    return [
+        _row(name, sample, output, clean, task.perceptual).to_json()
+        for loaded in _loaded(read)
+        for name, method in task.methods.items()
+        for sample, output, clean in _outputs(method, loaded)
+    ]
+
+
+def _loaded(read: Read) -> Iterator[Loaded]:
+    """The samples that can be restored together: of one size, all with a clean image or none."""
+    alike: dict[tuple[tuple[int, ...], bool], list[tuple[Sample, Pair]]] = defaultdict(list)
+    for sample, pair in read:
+        alike[pair.degraded.shape, pair.clean is None].append((sample, pair))
+    for group in alike.values():
+        samples, pairs = zip(*group, strict=True)
+        clean = [pair.clean for pair in pairs if pair.clean is not None]
+        yield Loaded(samples, _stack([p.degraded for p in pairs]), _stack(clean) if clean else None)
+
+
+def _stack(images: Sequence[Pixels]) -> Tensor:
+    return torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images])
+
+
+def _outputs(method: Method, loaded: Loaded) -> Iterator[tuple[Sample, Output, Tensor | None]]:
+    """Each sample with its output and its clean image; nothing where the method cannot work."""
+    for i, output in enumerate(method(loaded)):
+        yield loaded.samples[i], output, None if loaded.clean is None else loaded.clean[i]
+
+
+def _row(
+    method: str, sample: Sample, output: Output, clean: Tensor | None, perceptual: Perceptual
+) -> Row:
+    scores = score(output.image, clean, perceptual)
+    found, cost = output.found, output.cost
+    return Row(
+        method=method,
+        dataset=sample.dataset,
+        task=sample.task,
+        name=sample.name,
+        scores=scores.values,
+        missing=scores.missing,
+        found=found.word if found else None,
+        probability=found.probability if found else None,
+        seconds=cost.seconds if cost else None,
+        calls=cost.calls if cost else None,
+        peak_mb=cost.peak_mb if cost else None,
+    )
+
+
+def _sorted(lines: Sequence[Line], methods: Mapping[str, Method]) -> list[Line]:
+    order = list(methods)
+    return sorted(lines, key=lambda line: order.index(line["method"]))
+
+
+def _write(path: Path, lines: Sequence[Line]) -> None:
+    with atomic_write(path) as file:
+        for line in lines:
+            file.write(f"{json.dumps(line, ensure_ascii=False)}\n".encode())
