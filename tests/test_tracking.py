@@ -369,7 +369,7 @@ def test_chain_of_artifacts_ends_in_the_report(trained: Path) -> None:
         for stage, used in run.used.items():
             assert used["digest"] == last[stage].made[stage]["digest"]
     made = last["evaluation"].made["evaluation"]["files"]
-    assert made == {"report.html": "", "metrics.json": "", "scores.csv": ""}  # sent, not referred to
+    assert made == {"report.html": "", "metrics.json": "", "scores.csv": ""}  # sent, no addresses
     figures = read_json(trained / "evaluation" / "metrics.json")
     assert last["evaluation"].summary["psnr"] == figures["mean"]["restored"]["psnr"]
     assert last["evaluation"].summary["ssim_degraded/hazy"] == pytest.approx(
