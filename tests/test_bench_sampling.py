@@ -26,14 +26,15 @@ def test_it_finds_what_the_evaluation_finds(
     sampling.main()
     found = json.loads((tmp_path / "bench-sampling.json").read_text())
     mean = json.loads((finished / "evaluation" / "metrics.json").read_text())["mean"]
-    lines = {line.split(" | ")[0]: line.split(" | ")[1:] for line in found["notes"]}
+    table = (tmp_path / "quality.md").read_text().splitlines()
+    lines = {line.split(" | ")[0]: line.split(" | ")[1:] for line in table}
     expected = f"{mean['restored']['psnr']:.2f} / {mean['restored']['ssim']:.3f}"
     assert lines["| posterior, uniform"][1] == expected  # two calls, as the run's `sampling` says
     assert [line for line in lines if ", " in line and line.startswith("| ")][1:] == [
         f"| {name}, {grid}" for name, grid in METHODS
     ]
     before = f"{mean['degraded']['psnr']:.2f} dB / {mean['degraded']['ssim']:.3f}"
-    assert found["notes"][-1] == f"degraded images: {before}"
+    assert table[-1] == f"degraded images: {before}"
     values = {(row["part"], row["name"]): row["value"] for row in found["rows"]}
     assert values["time, cpu, 32²", "network calls, reference / default"] == 50
     assert values["time, cpu, 32²", "reference / default"] > 1

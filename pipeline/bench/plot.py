@@ -9,8 +9,8 @@ from typing import NamedTuple
 from pipeline.charts import COLOURS, labels, log_ticks, short, ticks
 from pipeline.curves import Points
 
-WIDTH, HEIGHT = 600, 330
-LEFT, RIGHT, TOP, BOTTOM = 58, 210, 46, 44
+WIDTH, HEIGHT = 620, 330
+LEFT, RIGHT, TOP, BOTTOM = 58, 240, 46, 44
 
 
 class CallsPanel(NamedTuple):
