@@ -62,7 +62,9 @@ train-controller: captions ## stage (a): DA-CLIP's image controller
 train-restorer: train-controller ## stage (b): the diffusion restorer
 	@$(RUN) train-restorer $(SETTINGS)
 
-evaluate: train-restorer ## table, confusion matrix and report.html
+# Models named, or none at all, need no training before.
+TRAINED = $(if $(or $(findstring evaluate.restorer=,$(ARGS)),$(findstring evaluate.model=false,$(ARGS))),$(READY),train-restorer)
+evaluate: $(TRAINED) ## table, confusion matrix and report.html
 	@$(RUN) evaluate $(SETTINGS)
 
 else ifeq ($(CLUSTER),slurm)

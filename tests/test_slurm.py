@@ -25,7 +25,7 @@ from pipeline.stage import is_fresh, run_stage
 from pipeline.stages import STAGES
 
 MakeConfig = Callable[..., Config]
-NO_GPUS = ["cluster.all.gpus_per_node=0", "cluster.evaluate.gpus_per_node=0"]
+NO_GPUS = ["cluster.all.gpus_per_node=0"]
 
 
 def script(tiny_config: MakeConfig, command: str, *overrides: str) -> str:
@@ -101,8 +101,8 @@ def test_script_is_sound_shell(tiny_config: MakeConfig) -> None:
         ("shards", ["run_dir=/tmp/%j"], "only letters, digits"),
         ("shards", ["run_dir='/tmp/a b'"], "only letters, digits"),
         ("shards", ["cluster.shards.tasks_per_node=2"], "shards is one process"),
-        ("evaluate", ["cluster.evaluate.nodes=2"], "evaluate is one process"),
-        ("evaluate", ["cluster.evaluate.gpus_per_node=2"], "one GPU at most"),
+        ("shards", ["cluster.shards.gpus_per_node=1"], "without a GPU"),
+        ("evaluate", ["cluster.evaluate.gpus_per_node=2"], "one task for each GPU"),
         ("captions", ["cluster.all.gpus_per_node=4"], "one task for each GPU"),
         ("captions", ["cluster.captions.nodes=0"], r"cluster\.captions\.nodes=0: at least 1"),
         ("train-controller", ["trainer.accelerator=gpu"], "accelerator=gpu needs GPUs"),

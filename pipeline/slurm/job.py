@@ -13,8 +13,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pipeline.config import Config, ConfigError, JobConfig
 from pipeline.interrupt import NOTE, STOPPED
 
-ONE_PROCESS = ("shards", "evaluate")
-"""The commands that one process does, whatever there is of nodes."""
 PLAIN = re.compile(r"/[\w./+,=@:~-]*")
 """Paths that SLURM takes as they are."""
 
@@ -110,12 +108,9 @@ def _check_job(command: str, job: JobConfig, config: Config) -> None:
             raise ConfigError(f"{key}.{name}={getattr(job, name)}: at least 1 is needed")
     tasks, gpus = job.tasks_per_node, job.gpus_per_node
     shown = f"{key}.nodes={job.nodes}, tasks_per_node={tasks}, gpus_per_node={gpus}"
-    if command in ONE_PROCESS:
-        if (job.nodes, tasks) != (1, 1) or gpus > 1:
-            raise ConfigError(
-                f"{shown}: {command} is one process, so give it one node, one task and one GPU at "
-                "most"
-            )
+    if command == "shards":
+        if (job.nodes, tasks, gpus) != (1, 1, 0):
+            raise ConfigError(f"{shown}: shards is one process, on one node without a GPU")
     elif gpus not in (0, tasks):
         raise ConfigError(f"{shown}: {command} has one task for each GPU; make the two equal")
     if config.trainer.accelerator in ("gpu", "cuda") and gpus == 0 and command != "shards":

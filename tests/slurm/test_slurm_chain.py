@@ -30,7 +30,6 @@ SETTINGS = [
     "restorer.optimizer._target_=tests.slurm.stand_ins.SlowAdamW",
     "cluster.all.nodes=2",
     "cluster.all.gpus_per_node=0",
-    "cluster.evaluate.gpus_per_node=0",
     "cluster.all.cpus_per_task=1",
     "cluster.all.minutes=30",
 ]
