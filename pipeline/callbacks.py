@@ -20,6 +20,12 @@ from pipeline.tracking import TRACKER
 
 SAMPLES = "samples.png"
 """Picture of the last validation's samples: degraded, restored and clean of one in each row."""
+CONFUSION, TABLE, SHEET = "confusion", "samples", "samples_sheet"
+"""What pictures are called on W&B; the counts behind the first are a table, `confusion_table`."""
+CONFUSION_CHART = "wandb/confusion_matrix/v1"
+"""W&B's own chart of a confusion matrix, from the columns below."""
+CONFUSION_FIELDS = {name: name for name in ("Actual", "Predicted", "nPredictions")}
+CONFUSION_STRINGS = {"title": "degradations: actual and recognised"}
 SHOWN, SIDE = 10, 192
 """How many samples are shown, each of another task, and how many pixels of their middle."""
 GAP = 4
@@ -99,7 +105,7 @@ class Confusion(Callback):
             for found, count in zip(words, line, strict=True)
         ]
         step = trainer.global_step
-        TRACKER(lambda run: run.log({"confusion": _confusion_plot(rows), "step": step}))
+        TRACKER(lambda run: run.log({CONFUSION: _confusion_plot(rows), "step": step}))
 
 
 class Shown(NamedTuple):
@@ -175,15 +181,12 @@ def _media(shown: dict[str, Shown], sheet: Pixels) -> dict[str, object]:
         for word, (key, *images) in shown.items()
     ]
     table = wandb.Table(columns=["task", "key", "degraded", "restored", "clean"], data=rows)
-    return {"samples": table, "samples_sheet": wandb.Image(sheet)}
+    return {TABLE: table, SHEET: wandb.Image(sheet)}
 
 
 def _confusion_plot(rows: list[list[Any]]) -> object:
     """W&B's own confusion matrix, of counts."""
     import wandb
 
-    columns: list[str | int] = ["Actual", "Predicted", "nPredictions"]
-    table = wandb.Table(columns=columns, data=rows)
-    fields = {str(name): str(name) for name in columns}
-    title = {"title": "degradations: actual and recognised"}
-    return wandb.plot_table("wandb/confusion_matrix/v1", table, fields, title)
+    table = wandb.Table(columns=[*CONFUSION_FIELDS], data=rows)
+    return wandb.plot_table(CONFUSION_CHART, table, CONFUSION_FIELDS, CONFUSION_STRINGS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,15 @@ class Line(NamedTuple):
 
     label: str
     points: Points
+
+
+class Group(NamedTuple):
+    """Metrics of a run that share a panel."""
+
+    title: str
+    metrics: Sequence[str]
+    log: bool
+    """Whether the axis may be logarithmic."""
 
 
 class Panel(NamedTuple):
@@ -77,6 +86,14 @@ def read_curves(stage: Path) -> dict[str, Points]:
     return curves
 
 
+def groups(metrics: Iterable[str]) -> list[Group]:
+    """Which metrics of a stage share a panel: as `panels` draws them of one run."""
+    places: dict[str, list[str]] = {}
+    for metric in _shown(metrics):
+        places.setdefault(_group(metric), []).append(metric)
+    return [Group(_title(place), found, _base(place) in LOG) for place, found in places.items()]
+
+
 def panels(runs: Mapping[str, Mapping[str, Points]]) -> list[Panel]:
     """The panels of a stage.
 
@@ -84,10 +101,8 @@ def panels(runs: Mapping[str, Mapping[str, Points]]) -> list[Panel]:
         runs: name of a run -> its curves. Of one, metrics that belong together share a panel; of
             several, each metric has its own, with a line for each run.
     """
-    metrics = dict.fromkeys(metric for curves in runs.values() for metric in curves)
-    shown = sorted((m for m in metrics if "_degraded/" not in m), key=_place)
     lines: dict[str, list[Line]] = {}
-    for metric in shown:
+    for metric in _shown(metric for curves in runs.values() for metric in curves):
         for name, curves in runs.items():
             if metric in curves:
                 alone = len(runs) == 1
@@ -98,6 +113,11 @@ def panels(runs: Mapping[str, Mapping[str, Points]]) -> list[Panel]:
         Panel(_title(place), found, _base(place) in LOG, several and "/" in place, several)
         for place, found in lines.items()
     ]
+
+
+def _shown(metrics: Iterable[str]) -> list[str]:
+    """The metrics that have a place in a panel, in their order."""
+    return sorted({m for m in metrics if "_degraded/" not in m}, key=_place)
 
 
 def _base(metric: str) -> str:

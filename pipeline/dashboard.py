@@ -1,4 +1,7 @@
-"""`make dashboard`: the curves of one run, or of several over each other, on one HTML page."""
+"""`make dashboard`: the curves of one run, or of several over each other, on one HTML page.
+
+With `logger=wandb` they become a saved view on Weights & Biases too.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +58,18 @@ def run(config: Config) -> None:
     with atomic_write(page) as file:
         file.write(_render(runs).encode())
     log.info("dashboard: %s", page)
+    if config.logger.project is not None:
+        _show_on_wandb(config, folders, runs)
+
+
+def _show_on_wandb(config: Config, folders: list[Path], runs: list[Run]) -> None:
+    from pipeline.workspace import show
+
+    metrics = {
+        stage.name: {metric for run in runs for metric in run.curves[stage.name]}
+        for stage in (CONTROLLER, RESTORER)
+    }
+    show(config, folders, metrics, [run.evaluation for run in runs if run.evaluation])
 
 
 def _run(name: str, folder: Path, page: Path) -> Run:

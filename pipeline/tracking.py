@@ -67,7 +67,7 @@ class Tracker:
         try:
             return action()
         except Exception as error:  # whatever it is, it is not worth a training
-            log.warning("W&B failed, the stage goes on without it: %s", _line(error))
+            log.warning("W&B failed, the stage goes on without it: %s", one_line(error))
             self._run = None
 
 
@@ -157,14 +157,14 @@ def _init(init: Callable[[str], wandb.Run], settings: wandb.Settings) -> wandb.R
     import wandb
 
     mode = settings.mode
-    if mode == "online" and not _has_key(settings.base_url):
+    if mode == "online" and not has_key(settings.base_url):
         mode = "offline"
     try:
         run = init(mode)
     except Exception as error:
         if mode != "online":
             raise
-        log.warning("W&B: no connection to %s (%s)", settings.base_url, _line(error))
+        log.warning("W&B: no connection to %s (%s)", settings.base_url, one_line(error))
         wandb.teardown()  # what waits for the server would keep the run's id
         run = init("offline")
     if run.settings.mode == "offline":
@@ -172,7 +172,7 @@ def _init(init: Callable[[str], wandb.Run], settings: wandb.Settings) -> wandb.R
     return run
 
 
-def _has_key(base_url: str) -> bool:
+def has_key(base_url: str) -> bool:
     """Whether there is a key for a server, in the environment or where `wandb login` puts it."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
@@ -196,5 +196,6 @@ def _artifact(folder: Path, files: Sequence[Path]) -> wandb.Artifact:
     return artifact
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, without breaks."""
     return " ".join(str(error).split())

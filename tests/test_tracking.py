@@ -21,6 +21,7 @@ from datamodules.files import read_json
 from datamodules.images import read_image
 from pipeline import tracking
 from pipeline.config import Config
+from pipeline.curves import read_curves
 from pipeline.stage import Stage, run_stage
 from pipeline.tracking import TRACKER, Tracker
 from tests.conftest import TINY_RUN
@@ -176,7 +177,7 @@ def test_where_a_key_is_looked_for(
         path.write_text(netrc)
     if key:
         monkeypatch.setenv("WANDB_API_KEY", key)
-    assert tracking._has_key("https://api.wandb.ai") is has
+    assert tracking.has_key("https://api.wandb.ai") is has
 
 
 def test_an_unreachable_server_costs_seconds_and_one_warning(
@@ -375,3 +376,37 @@ def test_chain_of_artifacts_ends_in_the_report(trained: Path) -> None:
     assert last["evaluation"].summary["ssim_degraded/hazy"] == pytest.approx(
         next(t["degraded"]["ssim"] for t in figures["tasks"] if t["word"] == "hazy")
     )
+
+
+@pytest.mark.slow
+def test_view_shows_what_was_logged(trained: Path) -> None:
+    from pipeline.workspace import sections
+
+    stages = {stage: read_curves(trained / stage) for stage in ("controller", "restorer")}
+    shown = sections(stages, [read_json(trained / "evaluation" / "metrics.json")])
+    *curves, (confusion,), (table, sheet), bars = (s._spec["panels"] for s in shown)
+    for stage, found in zip(stages, curves, strict=True):
+        metrics = {metric for panel in found for metric in panel["config"]["metrics"]}
+        rows_told = [row for session in sessions(trained / stage) for row in scalars(session)]
+        told = {key for row in rows_told for key in row if "_degraded/" not in key}
+        assert metrics == told - {"step", "epoch"}
+
+    controller, (restorer,) = sessions(trained / "controller")[-1], sessions(trained / "restorer")
+    own = controller.config["_wandb.visualize.confusion"]["panel_config"]
+    for part in ("panelDefId", "fieldSettings", "stringSettings", "transform"):
+        assert confusion["config"][part] == own[part]
+    of_own, of_view = (
+        {field["name"]: field for field in config["userQuery"]["queryFields"][0]["fields"]}
+        for config in (own, confusion["config"])
+    )
+    assert of_view["summaryTable"] == of_own["summaryTable"]
+    assert of_own["summaryTable"]["args"][0]["value"] == "confusion_table"
+    assert controller.summary["confusion_table._type"] == "table-file"
+
+    assert table["config"]["panel2Config"]["exp"]["fromOp"]["inputs"]["key"]["val"] == "samples"
+    assert restorer.summary["samples._type"] == "table-file"
+    assert sheet["config"]["mediaKeys"] == ["samples_sheet"]
+    assert restorer.summary["samples_sheet._type"] == "image-file"
+    scores = {metric for panel in bars for metric in panel["config"]["metrics"]}
+    assert len(scores) == 2 * (10 + 2)
+    assert scores <= set(sessions(trained / "evaluation")[-1].summary)
