@@ -69,8 +69,8 @@ class Batch(NamedTuple):
     """Names of the clean photographs."""
     key: list[str]
     """`SHARD/KEY` of each sample."""
-    number: Tensor
-    """`[B]`, int64: numbers of the draws, in training; of the samples, in validation."""
+    number: list[int]
+    """Of the draws, in training; of the samples, in validation."""
     valid: Tensor
     """`[B]`, bool; False marks padding that makes ranks equally long."""
     skipped: list[str]
@@ -237,7 +237,7 @@ def collate_padded(items: Sequence[Item]) -> Batch:
         degradation=[sample.degradation for sample in samples],
         source=[sample.source for sample in samples],
         key=[sample.key for sample in samples],
-        number=torch.tensor([item.number for item in items]),
+        number=[item.number for item in items],
         valid=torch.tensor([item.valid for item in items]),
         skipped=[line for item in items for line in item.skipped],
     )

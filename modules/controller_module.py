@@ -33,8 +33,8 @@ class TrainingBatch(Protocol):
     """`[B, 2]`: height and width of each `lq`; what lies outside is padding."""
     caption: list[str]
     degradation: list[str]
-    number: Tensor
-    """`[B]`, int64: numbers of the training draws."""
+    number: list[int]
+    """Of the training draws."""
     valid: Tensor
 
 
@@ -87,7 +87,7 @@ class ControllerModule(LightningModule):
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Sum of both losses over the batches of all ranks."""
-        generators = draw_generators(torch.device("cpu"), self._seed, batch.number.tolist())
+        generators = draw_generators(torch.device("cpu"), self._seed, batch.number)
         side, extents = self.daclip.image_size, batch.size
         view = random_clip_view(batch.lq, side, self._view_scale, generators, extents)
         embeddings = self.daclip(view)

@@ -110,7 +110,7 @@ class RestorerModule(LightningModule):
         """Loss at a uniformly random time in 1..T for each image."""
         x_0, mu = batch.gt.float() / 255, batch.lq.float() / 255
         tables = self._denoiser.tables
-        generators = draw_generators(self.device, self._seed, batch.number.tolist())
+        generators = draw_generators(self.device, self._seed, batch.number)
         t, noise = draw_times_and_noise(generators, tables.T, mu)
         x_t = sde.diffuse(tables, x_0, mu, t, noise)
         predicted = self._denoiser(x_t, mu, t, self._controller.embed(mu))

@@ -16,8 +16,8 @@ COLOURS = [
     *("#4269d0", "#efb118", "#ff725c", "#3ca951", "#a463f2"),
     *("#6cc5b0", "#ff8ab7", "#9c6b4e", "#97bbf5", "#9498a0"),
 ]
-THIN, THICKER = 1.6, 2.6
-"""Width of a curve, and how much wider each one below it is where curves may coincide."""
+THIN, THICKEST = 1.6, 9.0
+"""Width of a curve; where curves may coincide, those below are wider, up to this."""
 MOST_POINTS = 160
 """Longer curves are drawn as means over equal stretches of their points."""
 LOG_FROM = 30.0
@@ -114,7 +114,7 @@ def _svg(lines: Sequence[Line], may_log: bool, stacked: bool) -> Markup:
         _curve(
             [(x(step), y(value)) for step, value in line.points],
             _colour(number),
-            THIN + THICKER * (len(lines) - 1 - number if stacked else 0),
+            THIN + (THICKEST - THIN) * (1 - (number + 1) / len(lines) if stacked else 0),
             line.label,
         )
         for number, line in enumerate(lines)

@@ -41,8 +41,10 @@ class WholeFiles(TorchCheckpointIO):
         with atomic_write(Path(path)) as file:
             try:
                 torch.save(checkpoint, file)
-            except RuntimeError as error:  # of its archive, after the writing has failed
-                raise (error.__context__ or error) from None
+            except RuntimeError as error:  # of its archive, where the writing has failed before
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
 
 def keep_checkpoints(folder: Path, every: int, monitor: str) -> list[ModelCheckpoint]:

@@ -263,13 +263,20 @@ def _check_ranges(config: Config) -> None:
 
 
 def check_targets(config: Config) -> None:
-    """Check the arguments of every `_target_`; apart, because it imports what they name.
+    """Check every `_target_` and the sampler; apart, because it imports what they name.
 
     Raises:
-        ConfigError: a target does not exist or does not take an argument.
+        ConfigError: a target does not exist or does not take an argument, or there is no such
+            sampler or time grid.
     """
+    from modules.restorer import make_sampling
+
     for key, node in _targets(asdict(config), ""):
         _check_target(key, node)
+    try:
+        make_sampling(**vars(config.sampling))
+    except ValueError as error:
+        raise ConfigError(f"sampling: {error}") from error
 
 
 def build(node: Mapping[str, Any], **more: Any) -> Any:

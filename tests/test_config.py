@@ -116,3 +116,16 @@ def test_every_experiment_names_a_sampler_and_a_grid(experiment: str) -> None:
     sampling = make_sampling(**vars(config.sampling))
     assert sampling.calls == config.sampling.calls
     assert len(sampling.grid(make_tables(**vars(config.sde)), sampling.calls)) == sampling.calls + 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sampling.method=Posterior", "sampling: unknown sampler 'Posterior'"),
+        ("sampling.grid=even", "sampling: unknown time grid 'even'"),
+        ("sampling.eta=2", "sampling: .*eta"),
+    ],
+)
+def test_a_wrong_sampler_stops_every_stage(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_targets(load_config(["experiment=demo", override]))

@@ -209,6 +209,11 @@ def test_mixed_sizes_in_a_batch_are_explained_or_padded(shards: Path) -> None:
     assert batch.lq[1, :, 16:].sum() == batch.lq[1, :, :, 16:].sum() == 0
 
 
+def test_batches_carry_the_numbers_of_their_draws(shards: Path) -> None:
+    dataset = draws_of(shards, RandomPatch(16))
+    assert collate([dataset[n] for n in (7, 9)]).number == [7, 9]
+
+
 def test_captions_reach_their_samples(shards: Path) -> None:
     samples = ShardSet(shards, "train").all()
     write_captions(

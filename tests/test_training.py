@@ -11,7 +11,7 @@ from modules.optim import decay_groups, warmup_cosine
 from modules.prediction import parameterisation
 from modules.randomness import draw_generators
 from modules.restorer import Controller, Denoiser, Sampling, restore
-from modules.restorer_module import LOSSES
+from modules.restorer_module import LOSSES, draw_times_and_noise
 from modules.samplers import sampler
 from modules.sde import diffuse, make_tables
 from modules.unet import ConditionalUNet
@@ -108,3 +108,16 @@ def test_losses_prefer_the_right_prediction(target: str) -> None:
     }
     assert losses["data"][0] < 1e-6
     assert all(exact < 0.5 * off for exact, off in losses.values())
+
+
+def test_times_and_noise_are_the_draw_s_own() -> None:
+    cpu, T = torch.device("cpu"), 5
+    images = torch.zeros(200, 3, 4, 4)
+    t, noise = draw_times_and_noise(draw_generators(cpu, 0, range(200)), T, images)
+    assert set(t.tolist()) == {1, 2, 3, 4, 5}
+    assert noise.mean().abs() < 0.05
+    assert abs(noise.std() - 1) < 0.05
+    assert len({tuple(image.flatten().tolist()) for image in noise}) == 200
+    alone = draw_times_and_noise(draw_generators(cpu, 0, [7]), T, images[:1])
+    assert torch.equal(alone[0], t[7:8])
+    assert torch.equal(alone[1], noise[7:8])

@@ -37,7 +37,7 @@ def batch(*words: str, valid: list[bool] | None = None) -> Fake:
     flags = torch.tensor(valid or [True] * len(words))
     size = torch.tensor([[40, 40]] * len(words))
     return Fake(
-        lq, gt, size, ["a"] * len(words), list(words), torch.arange(len(words)), flags, list(words)
+        lq, gt, size, ["a"] * len(words), list(words), list(range(len(words))), flags, list(words)
     )
 
 

@@ -24,7 +24,7 @@ def make_batch(work: Work) -> Batch:
         [WORDS[n % len(WORDS)] for n in numbers],
         names,
         names,
-        torch.arange(work.batch),
+        list(numbers),
         torch.ones(work.batch, dtype=torch.bool),
         [],
     )

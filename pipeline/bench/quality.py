@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.datasets import Batch, WholeDataset, collate
-from datamodules.pairs import stable_seed
-from datamodules.reader import ShardSet
-from modules.metrics import quantise, score_pair
+from modules.daclip import Embeddings
+from modules.metrics import ImageScores, quantise, score_pair
 from modules.restorer import Sampling, restore
 from modules.samplers import SAMPLERS
 from modules.time_grids import GRIDS
+from pipeline.evaluation.samples import Sample, key_of, noise_seed
 from pipeline.models import Models
 
 FEW, MANY = (1, 2, 3, 5, 8, 12, 20), (50, 100)
@@ -47,18 +46,19 @@ Curves = Mapping[tuple[str, str], Mapping[int, Quality]]
 """(sampler, grid) -> calls -> quality."""
 
 
-def validation_images(shards: ShardSet, per_task: int) -> list[Batch]:
-    """The first images of each task, one a batch: they may differ in size."""
-    samples = [address for found in shards.tasks.values() for address in found[:per_task]]
-    dataset = WholeDataset(samples)
-    return [collate([dataset[i]]) for i in range(len(samples))]
+def some_of_each(samples: Sequence[Sample], per_task: int) -> list[Sample]:
+    """The first samples of each task."""
+    by_task: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_task.setdefault(sample.task, []).append(sample)
+    return [sample for found in by_task.values() for sample in found[:per_task]]
 
 
 def quality_by_calls(
-    models: Models, batches: Sequence[Batch], few: Sequence[int], many: Sequence[int], seed: int
+    models: Models, samples: Sequence[Sample], few: Sequence[int], many: Sequence[int], seed: int
 ) -> Curves:
     """Restore the images by every sampler at few calls, by the reference's at many as well."""
-    restorers = [_look(models, batch) for batch in batches]
+    images = [_look(models, sample, seed) for sample in samples]
     curves: dict[tuple[str, str], dict[int, Quality]] = {}
     total = len(METHODS) * sum(few) + sum(many)
     with tqdm(total=total, desc="quality", unit="call") as progress:
@@ -66,41 +66,54 @@ def quality_by_calls(
             points = curves.setdefault((name, grid), {})
             for count in [*few, *(many if (name, grid) == REFERENCE else ())]:
                 sampling = Sampling(SAMPLERS[name], count, GRIDS[grid])
-                points[count] = _mean([r(sampling, seed) for r in restorers], batches)
+                points[count] = _mean([image.score(sampling) for image in images])
                 progress.update(count)
     return curves
 
 
 def measure_quality(
-    models: Models, batches: Sequence[Batch], sampling: Sampling, seed: int
+    models: Models, samples: Sequence[Sample], sampling: Sampling, seed: int
 ) -> Quality:
     """Restore the images in one way."""
-    return _mean([_look(models, batch)(sampling, seed) for batch in batches], batches)
+    return _mean([_look(models, sample, seed).score(sampling) for sample in samples])
 
 
-def degraded_quality(batches: Sequence[Batch]) -> Quality:
+def degraded_quality(samples: Sequence[Sample]) -> Quality:
     """Of the images as they came."""
-    return _mean([batch.lq for batch in batches], batches)
+    pairs = (_tensors(sample) for sample in samples)
+    return _mean([score_pair(degraded, clean) for degraded, clean in pairs])
 
 
-def _look(models: Models, batch: Batch) -> Callable[[Sampling, int], Tensor]:
-    """The restoring of a batch, whose embeddings are made once."""
-    degraded = batch.lq.to(models.device).float() / 255
-    with torch.inference_mode():
-        embeddings = models.controller.embed(degraded)
+class _Image(NamedTuple):
+    """One degraded image, whose embeddings are made once."""
 
-    def restored(sampling: Sampling, seed: int) -> Tensor:
-        seeds = [stable_seed(seed, key) for key in batch.key]
+    models: Models
+    degraded: Tensor
+    clean: Tensor
+    embeddings: Embeddings
+    seed: int
+
+    def score(self, sampling: Sampling) -> ImageScores:
+        """Restore it and compare."""
+        denoiser = self.models.denoiser
         with torch.inference_mode():
-            return quantise(restore(models.denoiser, embeddings, degraded, sampling, seeds))
+            restored = restore(denoiser, self.embeddings, self.degraded, sampling, [self.seed])
+        return score_pair(quantise(restored)[0].cpu(), self.clean)
 
-    return restored
+
+def _look(models: Models, sample: Sample, seed: int) -> _Image:
+    pixels, clean = _tensors(sample)
+    degraded = pixels[None].to(models.device).float() / 255
+    embeddings = models.controller.embed(degraded)
+    return _Image(models, degraded, clean, embeddings, noise_seed(seed, sample))
 
 
-def _mean(images: Sequence[Tensor], batches: Sequence[Batch]) -> Quality:
-    scores = [
-        score_pair(image, clean)
-        for restored, batch in zip(images, batches, strict=True)
-        for image, clean in zip(restored, batch.gt, strict=True)
-    ]
+def _tensors(sample: Sample) -> tuple[Tensor, Tensor]:
+    degraded, clean = sample.load()
+    if clean is None:
+        raise ValueError(f"{key_of(sample)} has no clean image to compare with")
+    return torch.from_numpy(degraded).permute(2, 0, 1), torch.from_numpy(clean).permute(2, 0, 1)
+
+
+def _mean(scores: Sequence[ImageScores]) -> Quality:
     return Quality(fmean(s.psnr for s in scores), fmean(s.ssim for s in scores))

@@ -11,19 +11,18 @@ import copy
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from datamodules.files import atomic_write
-from datamodules.reader import ShardSet
 from modules.daclip import Embeddings
 from modules.restorer import Denoiser, Sampling, restore
 from modules.samplers import posterior_step
 from modules.time_grids import uniform_times
-from pipeline.bench.machine import CUDA, load, machine
+from pipeline.bench.machine import load, machine
 from pipeline.bench.plain import make_plain
 from pipeline.bench.plot import CallsPanel, figure
 from pipeline.bench.quality import (
@@ -34,10 +33,11 @@ from pipeline.bench.quality import (
     degraded_quality,
     measure_quality,
     quality_by_calls,
-    validation_images,
+    some_of_each,
 )
 from pipeline.bench.table import Row, Target, markdown, write_results
-from pipeline.config import Config, load_config
+from pipeline.config import load_config
+from pipeline.evaluation.sets import read_sets
 from pipeline.models import Models, load_models
 from pipeline.stages import SHARDS
 
@@ -48,6 +48,8 @@ REFERENCE = Sampling(posterior_step, 100, uniform_times)
 SIDE = 256
 """Of the images whose restoring is timed, in pixels."""
 ROUNDS = 3
+FEWER_CALLS, LESS_TIME = Target(10, at_least=True), Target(12, at_least=True)
+EULER = ("sde", "ode")
 CUDA_SIDES = (256, 512, 1024, 2048)
 Restoring = Callable[[], Tensor]
 
@@ -63,28 +65,30 @@ def main() -> None:
     config = load_config(arguments.overrides)
     facts = machine({}) | {"threads": torch.get_num_threads(), "run": config.run_dir}
     models = load_models(config)
-    batches = validation_images(ShardSet(SHARDS.folder(config), "val"), arguments.images)
-    facts["images"] = f"{len(batches)} of the run's validation"
-    curves = quality_by_calls(models, batches, FEW, MANY, config.seed)
-    before = degraded_quality(batches)
-    rows = [
-        *quality_rows(*(measure_quality(models, batches, s, config.seed) for s in _ways(models))),
-        *time_rows(models, SIDE, ROUNDS),
-        *(row for side in CUDA_SIDES for row in cuda_rows(config, models.sampling, side)),
-    ]
-    facts["load when it ended"] = load()
-    write_results(arguments.out, "sampling", rows, facts, NOTES)
+    everything = read_sets({"validation": SHARDS.folder(config)}, models.controller.words)
+    samples = some_of_each(everything, arguments.images)
+    facts["images"] = f"{len(samples)} of the run's validation"
+    before = degraded_quality(samples)
+    curves = quality_by_calls(models, samples, FEW, MANY, config.seed)
     found = "\n".join(table(curves, before))
     with atomic_write(arguments.out / "quality.md") as file:
         file.write(f"{found}\n".encode())
     with atomic_write(arguments.out / "quality.svg") as file:
         file.write(picture(curves, before).encode())
+    rows = [
+        *quality_rows(
+            *(
+                measure_quality(models, samples, sampling, config.seed)
+                for sampling in (models.sampling, REFERENCE)
+            )
+        ),
+        *time_rows(models, SIDE, ROUNDS),
+        *cuda_rows(models, CUDA_SIDES),
+    ]
+    facts["load when it ended"] = load()
+    write_results(arguments.out, "sampling", rows, facts, NOTES)
     log.info("\n%s\n\n%s", found, markdown(rows))
     log.info("written to %s", arguments.out)
-
-
-def _ways(models: Models) -> tuple[Sampling, Sampling]:
-    return models.sampling, REFERENCE
 
 
 def quality_rows(ours: Quality, reference: Quality) -> list[Row]:
@@ -110,33 +114,47 @@ def time_rows(models: Models, side: int, rounds: int) -> list[Row]:
     )
     pairs = zip(seconds["reference"], seconds["default"], strict=True)
     return [
-        Row(part, "network calls, reference / default", "x", [REFERENCE.calls / ours.calls], TEN),
+        Row(
+            part,
+            "network calls, reference / default",
+            "x",
+            [REFERENCE.calls / ours.calls],
+            FEWER_CALLS,
+        ),
         *(Row(part, name, "s/image", times) for name, times in seconds.items()),
-        Row(part, "reference / default", "x", [a / b for a, b in pairs], TWELVE),
+        Row(part, "reference / default", "x", [a / b for a, b in pairs], LESS_TIME),
     ]
 
 
-EULER = ("sde", "ode")
-TEN, TWELVE = Target(10, at_least=True), Target(12, at_least=True)
-
-
-def cuda_rows(config: Config, sampling: Sampling, side: int) -> list[Row]:
-    """Seconds an image of the run's kind of network on a GPU: float32, bfloat16, compiled."""
-    part, names = f"time, CUDA, {side}²", ("float32", "bfloat16", "bfloat16, compiled")
-    if not CUDA:
-        return [Row(part, name, "s/image", [], reason="no CUDA device") for name in names]
-    models = load_models(config)
+def cuda_rows(models: Models, sides: Sequence[int]) -> list[Row]:
+    """Seconds an image of the run's network on a GPU: float32, bfloat16, compiled."""
     compiled = copy.deepcopy(models.denoiser.network)
     compiled.compile()
-    ways = {
-        "float32": _restoring(models.denoiser, sampling, side, models.device),
-        "bfloat16": _restoring(models.denoiser, sampling, side, models.device, half=True),
-        "bfloat16, compiled": _restoring(
-            models.denoiser._replace(network=compiled), sampling, side, models.device, half=True
-        ),
+    kinds = {
+        "float32": (models.denoiser, False),
+        "bfloat16": (models.denoiser, True),
+        "bfloat16, compiled": (models.denoiser._replace(network=compiled), True),
     }
-    seconds = _alternate(ways, ROUNDS)
-    return [Row(part, name, "s/image", times) for name, times in seconds.items()]
+    rows = []
+    for side in sides:
+        seconds: dict[str, list[float]] = {}
+        reason = "" if models.device.type == "cuda" else "the models are not on a CUDA device"
+        if not reason:
+            try:
+                seconds = _alternate(
+                    {
+                        name: _restoring(denoiser, models.sampling, side, models.device, half)
+                        for name, (denoiser, half) in kinds.items()
+                    },
+                    ROUNDS,
+                )
+            except torch.OutOfMemoryError:
+                reason = "out of memory"
+        rows += [
+            Row(f"time, CUDA, {side}²", name, "s/image", seconds.get(name, []), reason=reason)
+            for name in kinds
+        ]
+    return rows
 
 
 def _restoring(
@@ -157,7 +175,7 @@ def _restoring(
 
 
 def _alternate(ways: Mapping[str, Restoring], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in turn, after one round of single calls that is not counted."""
+    """Seconds of each way in turn, after a round that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for counted in [False] + [True] * rounds:
         for name, restoring in ways.items():

@@ -97,7 +97,7 @@ def _plain_controller(work: Work, daclip: DaClip) -> Step:
         return normalize(daclip.encode_text(daclip.tokenize(texts)), dim=-1)
 
     def loss() -> Tensor:
-        generators = draw_generators(torch.device("cpu"), SEED, batch.number.tolist())
+        generators = draw_generators(torch.device("cpu"), SEED, batch.number)
         view = random_clip_view(batch.lq, daclip.image_size, scale, generators, batch.size)
         content, degradation = (normalize(x, dim=-1) for x in daclip(view))
         logit_scale = daclip.logit_scale.exp()
@@ -138,7 +138,7 @@ def _plain_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
 
     def loss() -> Tensor:
         x_0, mu = batch.gt.float() / 255, batch.lq.float() / 255
-        generators = draw_generators(mu.device, SEED, batch.number.tolist())
+        generators = draw_generators(mu.device, SEED, batch.number)
         t, noise = draw_times_and_noise(generators, tables.T, mu)
         x_t = sde.diffuse(tables, x_0, mu, t, noise)
         with torch.no_grad():

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from datamodules.files import atomic_write
 from datamodules.images import encode_png, read_image
-from datamodules.pairs import stable_seed
 from modules.metrics import quantise
 from modules.restorer import restore
 from pipeline.evaluation.ablations import ABLATIONS, Seen
 from pipeline.evaluation.memory import peak_mb, reset_peak
-from pipeline.evaluation.samples import Sample, key_of
+from pipeline.evaluation.samples import Sample, key_of, noise_seed
 from pipeline.models import Models
 
 INPUT, MODEL = "input", "model"
@@ -153,7 +152,7 @@ class Restorations:
             clean = None if batch.clean is None else batch.clean.to(models.device).float() / 255
             words = [sample.task for sample in batch.samples]
             denoiser, embeddings = self._ablation(models, Seen(words, clean, embeddings))
-        seeds = [stable_seed(self._seed, s.task, s.name) for s in batch.samples]
+        seeds = [noise_seed(self._seed, sample) for sample in batch.samples]
         return restore(denoiser, embeddings, degraded, models.sampling, seeds), found
 
 

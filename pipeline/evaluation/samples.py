@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from PIL import ExifTags, Image
 
 from datamodules.images import BadImage, Pixels, read_image
+from datamodules.pairs import stable_seed
 from datamodules.reader import SampleAddress
 
 SWAPPED = (5, 6, 7, 8)
@@ -63,6 +64,11 @@ class Sample(Protocol):
 def key_of(sample: Sample) -> str:
     """`DATASET/TASK/NAME`, unique in an evaluation."""
     return f"{sample.dataset}/{sample.task}/{sample.name}"
+
+
+def noise_seed(seed: int, sample: Sample) -> int:
+    """Of the noise that a sample is restored from, whatever set or batch it is in."""
+    return stable_seed(seed, sample.task, sample.name)
 
 
 @dataclass(frozen=True)
