@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import torch
@@ -30,6 +30,7 @@ from pipeline.perceptual import load_perceptual
 from pipeline.ranks import rank_of_environment
 from pipeline.stage import read_record
 from pipeline.stages import (
+    EVALUATION,
     FIGURES,
     REPORT,
     SCORES,
@@ -55,7 +56,6 @@ def run(config: Config, folder: Path) -> None:
     """
     rank = rank_of_environment()
     use_gpu(rank.local)
-    _check_names(config)
     models = load_models(config, *evaluated_weights(config)) if config.evaluate.model else None
     check_ablations(config.evaluate.ablations, models and models.denoiser.network)
     words = models.controller.words if models else WORDS
@@ -81,6 +81,29 @@ class Evaluated(NamedTuple):
     models: Models | None
     rows: list[Row]
     summary: Summary
+
+
+def check(config: Config) -> None:
+    """Refuse settings that cannot work.
+
+    Raises:
+        ConfigError: methods, ablations, datasets or models are named that cannot be.
+    """
+    _check_names(config)
+    check_ablations(config.evaluate.ablations)
+    own = EVALUATION.folder(config).resolve()
+    for folder in (*evaluated_sets(config).values(), *evaluated_outputs(config).values()):
+        if folder.resolve().is_relative_to(own):
+            raise ConfigError(
+                f"{folder} lies in this run's evaluation, which a new one sets aside; give another "
+                "run_dir, or copy it elsewhere"
+            )
+    for name in evaluated_sets(config):
+        if name != PurePath(name).name:
+            raise ConfigError(f"evaluate.data: {name!r} cannot name a dataset; leave out the path")
+    controller, restorer = config.evaluate.controller, config.evaluate.restorer
+    if restorer and not restorer.endswith(".safetensors") and not controller:
+        raise ConfigError(f"evaluate.restorer={restorer}: name its evaluate.controller too")
 
 
 def _check_names(config: Config) -> None:

@@ -50,6 +50,8 @@ class Stage:
     """Do the work in a folder, going on from what an interrupted run has left there."""
     parallel: bool = False
     """Whether several processes do the work together; else the first one does it alone."""
+    check: Callable[[Config], None] = lambda config: None
+    """Refuse settings that cannot work, before what they replace is set aside."""
     many_inputs: Callable[[Config], list[Path]] = lambda config: []
     """Further files, too many to read each time: by name, size and time of change."""
 
@@ -73,6 +75,7 @@ def run_stage(stage: Stage, config: Config) -> None:
         log.info("%s: fresh, nothing to do (%s)", stage.name, folder)
         return
     check_targets(config)
+    stage.check(config)
     if rank_of_environment().rank > 0:
         _await_record(folder, wanted)
         if stage.parallel:

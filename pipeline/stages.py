@@ -100,6 +100,10 @@ def _evaluation_inputs(config: Config) -> list[Path]:
     return [*found, *(evaluated_weights(config) if config.evaluate.model else ())]
 
 
+def _check_evaluation(config: Config) -> None:
+    import_module("pipeline.evaluate").check(config)
+
+
 def _evaluated_files(config: Config) -> list[Path]:
     """Images in folders: those to restore, and what other methods have made of them."""
     sets = [f for f in evaluated_sets(config).values() if not (f / INDEX).is_file()]
@@ -146,6 +150,7 @@ EVALUATION = Stage(
     inputs=_evaluation_inputs,
     outputs=[REPORT, FIGURES, SCORES],
     run=_work_of("pipeline.evaluate"),
+    check=_check_evaluation,
     many_inputs=_evaluated_files,
 )
 

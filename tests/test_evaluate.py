@@ -291,3 +291,27 @@ def test_two_processes_score_what_one_does(
     assert scores(run / "evaluation") == whole
     assert (run / "evaluation" / "report.html").is_file()
     assert not list((run / "evaluation").glob("rows.part-*"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["evaluate.ablations=[no_promt]"], "unknown 'no_promt'"),
+        (
+            ["evaluate.model=false", "evaluate.methods={mine: RUN/evaluation/restored/model}"],
+            "lies in this run's evaluation",
+        ),
+        (["evaluate.data={../../esc: RUN}"], "cannot name a dataset"),
+    ],
+)
+def test_a_refused_evaluation_leaves_the_one_before(
+    evaluate: Callable[..., Path], tiny_config: MakeConfig, overrides: list[str], message: str
+) -> None:
+    folder = EVALUATION.folder(tiny_config())
+    folder.mkdir(parents=True)
+    (folder / "stage.json").write_text('{"settings": {}}')
+    run = str(folder.parent)
+    with pytest.raises((ConfigError, FileNotFoundError), match=message):
+        evaluate(*(override.replace("RUN", run) for override in overrides))
+    assert (folder / "stage.json").read_text() == '{"settings": {}}'
+    assert [path.name for path in folder.parent.glob("evaluation*")] == ["evaluation"]
