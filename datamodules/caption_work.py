@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from tqdm import tqdm
 
-from datamodules.caption_parts import Entry, Parts
 from datamodules.clean_images import CleanImage
 from datamodules.images import BadImage, Pixels
+from datamodules.ledger import Ledger, Line
 from datamodules.shards import BadShard
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Work:
     def __init__(
         self,
         plan: Sequence[Sequence[CleanImage]],
-        parts: Parts,
+        parts: Ledger,
         caption: Caption,
         by: str,
         quiet: bool,
@@ -47,7 +47,7 @@ class Work:
         self._pool = ThreadPoolExecutor(READERS)
         self._progress = tqdm(
             total=sum(map(len, plan)),
-            initial=parts.images(),
+            initial=len(parts.lines()),
             desc="captions",
             unit="image",
             disable=quiet,
@@ -95,7 +95,7 @@ class Work:
         return new
 
     def _show(self) -> None:
-        self._progress.update(self._parts.images() - self._progress.n)
+        self._progress.update(len(self._parts.lines()) - self._progress.n)
 
     def _left(self, numbers: Iterable[int], stop: Callable[[], bool]) -> Iterator[int]:
         for number in numbers:
@@ -123,7 +123,7 @@ class Work:
         self._slowest = max(self._slowest, time.monotonic() - started)
         self._show()
 
-    def _entries(self, batch: Sequence[CleanImage], reading: Reading) -> list[Entry]:
+    def _entries(self, batch: Sequence[CleanImage], reading: Reading) -> list[Line]:
         """The batch's lines of the caption file."""
         pixels: dict[str, Pixels] = {}
         faults: dict[str, str] = {}
@@ -144,7 +144,7 @@ class Work:
 
     def _entry(
         self, image: CleanImage, texts: Mapping[str, str], faults: Mapping[str, str]
-    ) -> Entry:
+    ) -> Line:
         entry = {"gt_sha256": image.digest, "source": image.source}
         if fault := faults.get(image.digest):
             log.warning("not captioned: %s: %s", image.source, fault)

@@ -20,15 +20,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.caption_parts import Entry, Parts, remove_parts
 from datamodules.caption_work import Caption, Work
 from datamodules.clean_images import CleanImage, clean_images
 from datamodules.files import atomic_write, remove_partial
+from datamodules.ledger import Ledger, Line, remove_ledgers
 from datamodules.reader import SampleAddress
 
 log = logging.getLogger(__name__)
 
-CAPTIONS = "captions.jsonl"
+NAME = "captions"
+CAPTIONS = f"{NAME}.jsonl"
 
 
 class Counts(NamedTuple):
@@ -96,7 +97,7 @@ def write_captions(
         if rank == 0:
             _write(target, entries)
     if rank == 0:
-        remove_parts(folder)
+        remove_ledgers(folder, NAME)
         remove_partial(folder)
     return Counts(sum("caption" in e for e in entries), sum("damaged" in e for e in entries))
 
@@ -108,24 +109,24 @@ def _caption(
     by: str,
     rank: int,
     world: int,
-) -> list[Entry]:
-    parts = Parts(target.parent, rank, [[image.digest for image in batch] for batch in plan])
+) -> list[Line]:
+    parts = Ledger(target.parent, NAME, rank, [[image.digest for image in batch] for batch in plan])
     with closing(Work(plan, parts, caption, by, quiet=rank > 0)) as work:
         work.finish(range(rank, len(plan), world), stop=target.is_file)
         if rank == 0:
             work.finish_others()
     if target.is_file():  # rank 0 has given this rank up, and removed the other parts
         parts.remove_own()
-    return parts.entries()
+    return parts.lines()
 
 
-def _write(path: Path, entries: Sequence[Entry]) -> None:
+def _write(path: Path, entries: Sequence[Line]) -> None:
     with atomic_write(path) as file:
         for entry in entries:
             file.write(f"{json.dumps(entry, ensure_ascii=False)}\n".encode())
 
 
-def _read(path: Path) -> Iterator[Entry]:
+def _read(path: Path) -> Iterator[Line]:
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:

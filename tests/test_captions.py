@@ -363,7 +363,7 @@ def test_full_disk_loses_nothing(many: list[SampleAddress], tmp_path: Path) -> N
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))
     try:
-        with pytest.raises(OSError, match="What is captioned so far is kept"):
+        with pytest.raises(OSError, match="What is done so far is kept"):
             # Rank 1 shows no progress, which pytest would write to a file.
             write_captions(many, tmp_path, Counting(), "test", 1, rank=1, world=2)
     finally:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.ledger import Ledger, Line
 from pipeline.evaluation import shares
-from pipeline.evaluation.ledger import Ledger, Line
 from pipeline.evaluation.shares import Share
 
 PLAN = [[f"{batch}{item}" for item in "ab"] for batch in range(7)]
@@ -36,7 +36,7 @@ class Worker:
 
 
 def work(folder: Path, worker: Worker, rank: int = 0, world: int = 1) -> Ledger:
-    ledger = Ledger(folder, rank, PLAN)
+    ledger = Ledger(folder, "rows", rank, PLAN)
     with closing(Share(PLAN, ledger, lambda batch: batch, worker, quiet=True)) as share:
         share.finish(range(rank, len(PLAN), world), stop=lambda: False)
         if rank == 0:
@@ -92,7 +92,7 @@ def test_other_number_of_ranks_goes_on(tmp_path: Path) -> None:
 
 def test_a_rank_stops_when_there_is_no_need_of_it(tmp_path: Path) -> None:
     worker = Worker()
-    ledger = Ledger(tmp_path, 1, PLAN)
+    ledger = Ledger(tmp_path, "rows", 1, PLAN)
     with closing(Share(PLAN, ledger, lambda batch: batch, worker, quiet=True)) as share:
         share.finish(range(7), stop=lambda: len(worker.done) >= 4)
     assert 4 <= len(worker.done) <= 6  # one more had been read
@@ -110,19 +110,19 @@ def test_a_rank_stops_when_there_is_no_need_of_it(tmp_path: Path) -> None:
 def test_lines_that_are_not_whole_or_not_of_this_work_do_not_count(
     tmp_path: Path, tail: bytes
 ) -> None:
-    Ledger(tmp_path, 0, PLAN).add(0, [{"key": "0a"}, {"key": "0b"}])
+    Ledger(tmp_path, "rows", 0, PLAN).add(0, [{"key": "0a"}, {"key": "0b"}])
     (part,) = tmp_path.glob("rows.part-*")
     part.write_bytes(part.read_bytes() + tail)
-    assert list(Ledger(tmp_path, 0, PLAN).done) == [0]
+    assert list(Ledger(tmp_path, "rows", 0, PLAN).done) == [0]
 
 
 def test_what_is_done_twice_counts_once(tmp_path: Path) -> None:
     for rank in range(2):
-        Ledger(tmp_path, rank, PLAN[:1]).add(0, [{"key": "0a"}, {"key": "0b"}])
-    assert keys(Ledger(tmp_path, 0, PLAN[:1])) == ["0a", "0b"]
+        Ledger(tmp_path, "rows", rank, PLAN[:1]).add(0, [{"key": "0a"}, {"key": "0b"}])
+    assert keys(Ledger(tmp_path, "rows", 0, PLAN[:1])) == ["0a", "0b"]
 
 
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "gone", 0, PLAN)
+    ledger = Ledger(tmp_path / "gone", "rows", 0, PLAN)
     with pytest.raises(OSError, match=r"cannot write .*gone/rows\.part-0.*run the same command"):
         ledger.add(0, [])

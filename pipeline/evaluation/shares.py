@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from tqdm import tqdm
 
-from pipeline.evaluation.ledger import Ledger, Line
+from datamodules.ledger import Ledger, Line
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from datamodules.files import atomic_write
 from datamodules.images import Pixels
-from pipeline.evaluation.ledger import Ledger, Line
+from datamodules.ledger import Ledger, Line, remove_ledgers
 from pipeline.evaluation.methods import Loaded, Method, Output
 from pipeline.evaluation.rows import Row
 from pipeline.evaluation.samples import Pair, Sample, key_of
@@ -23,7 +23,8 @@ from pipeline.evaluation.shares import Share
 from pipeline.perceptual import Perceptual
 from pipeline.ranks import Rank
 
-ROWS = "rows.jsonl"
+NAME = "rows"
+ROWS = f"{NAME}.jsonl"
 """A line for each method and sample, when all are scored."""
 
 
@@ -51,7 +52,7 @@ def measure(task: Task, folder: Path, batch_size: int, rank: Rank) -> list[Row]:
     if not target.is_file():
         samples = task.samples
         plan = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]
-        ledger = Ledger(folder, rank.rank, [list(map(key_of, batch)) for batch in plan])
+        ledger = Ledger(folder, NAME, rank.rank, [list(map(key_of, batch)) for batch in plan])
         share = Share(plan, ledger, _read, lambda read: _work(read, task), quiet=rank.rank > 0)
         with closing(share):
             share.finish(range(rank.rank, len(plan), rank.world), stop=target.is_file)
@@ -63,7 +64,7 @@ def measure(task: Task, folder: Path, batch_size: int, rank: Rank) -> list[Row]:
             ledger.remove_own()
     if rank.rank > 0:
         return []
-    Ledger(folder, 0, []).remove_all()
+    remove_ledgers(folder, NAME)
     return [Row.of_json(json.loads(line)) for line in target.read_text("utf-8").splitlines()]
 
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
-
-PATTERN = "rows.part-*.jsonl"
 
 Line = dict[str, Any]
 
@@ -26,24 +24,25 @@ class Ledger:
         done: the lines of each batch that is finished.
     """
 
-    def __init__(self, folder: Path, rank: int, plan: Sequence[Sequence[str]]) -> None:
+    def __init__(self, folder: Path, name: str, rank: int, plan: Sequence[Sequence[str]]) -> None:
         """Read what there is.
 
         Args:
             folder: where the files are.
+            name: which each begins with.
             rank: of this process; it only tells people which file is whose.
             plan: the keys of each batch; a line of other keys counts as not written.
         """
         self.done: dict[int, list[Line]] = {}
-        self._folder, self._plan = folder, plan
-        self._own = folder / PATTERN.replace("*", f"{rank}-{uuid4().hex[:8]}")
+        self._folder, self._name, self._plan = folder, name, plan
+        self._own = folder / f"{name}.part-{rank}-{uuid4().hex[:8]}.jsonl"
         self._read: dict[Path, int] = {}
         self.refresh()
 
     def refresh(self) -> int:
         """Read what has been added since; how many batches are new."""
         before = len(self.done)
-        for path in sorted(self._folder.glob(PATTERN)):
+        for path in sorted(_parts(self._folder, self._name)):
             with suppress(FileNotFoundError):  # the first rank is removing them
                 self._take(path)
         return len(self.done) - before
@@ -80,11 +79,6 @@ class Ledger:
         """Remove this rank's file."""
         self._own.unlink(missing_ok=True)
 
-    def remove_all(self) -> None:
-        """Remove the files of all ranks."""
-        for path in self._folder.glob(PATTERN):
-            path.unlink(missing_ok=True)
-
     def _take(self, path: Path) -> None:
         with path.open("rb") as file:
             file.seek(self._read.get(path, 0))
@@ -96,3 +90,13 @@ class Ledger:
                 entry = json.loads(line)
                 if entry["keys"] == list(self._plan[entry["batch"]]):
                     self.done.setdefault(entry["batch"], entry["lines"])
+
+
+def remove_ledgers(folder: Path, name: str) -> None:
+    """Remove the files of all ranks."""
+    for path in _parts(folder, name):
+        path.unlink(missing_ok=True)
+
+
+def _parts(folder: Path, name: str) -> Iterator[Path]:
+    return folder.glob(f"{name}.part-*.jsonl")
