@@ -23,6 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from modules.conv_stem import ConvStem
+
 Architecture = str | Mapping[str, Any]
 
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
@@ -32,7 +34,11 @@ def build_clip(architecture: Architecture, weights: str | Path | None = None) ->
     """Build a CLIP with open_clip's own text tower; arguments and errors as `build_daclip`'s."""
     config = _configuration(architecture)
     path = None if weights is None else _locate(architecture, weights)
+    stem = config.pop("stem", None)
     clip = CLIP(**config)
+    if stem is not None:
+        vision = config["vision_cfg"]
+        clip.visual.conv1 = ConvStem(stem, vision["width"], vision["patch_size"])
     if path is not None:
         _load(clip, path)
     return clip
@@ -86,10 +92,10 @@ def _configuration(architecture: Architecture) -> dict[str, Any]:
         raise ValueError(f"unknown CLIP architecture {architecture!r}; {hint}")
     config.pop("custom_text", None)  # only puts the text tower's parameters under another name
     needed = {"embed_dim", "vision_cfg", "text_cfg"}
-    if not needed <= config.keys() <= needed | {"quick_gelu"}:
+    if not needed <= config.keys() <= needed | {"quick_gelu", "stem"}:
         raise ValueError(
             f"CLIP architecture {architecture!r} has the entries {sorted(config)}; DA-CLIP needs "
-            f"{sorted(needed)} and can take quick_gelu, but no others"
+            f"{sorted(needed)} and can take quick_gelu and stem, but no others"
         )
     foreign = sorted(key for key in config["text_cfg"] if key.startswith("hf_"))
     if foreign:

@@ -126,7 +126,8 @@ def build_daclip(
 
     Args:
         architecture: an open_clip model name, such as `ViT-B-32`, or its configuration
-            `{embed_dim, vision_cfg, text_cfg}`.
+            `{embed_dim, vision_cfg, text_cfg}`; with `stem`, a list of channels, patches are
+            embedded by that many convolutions, see `ConvStem`.
         weights: CLIP's weights: None for random ones, an open_clip tag, such as
             `laion2b_s34b_b79k`, which open_clip downloads, or the path of a checkpoint.
 
