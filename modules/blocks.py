@@ -133,6 +133,17 @@ class LinearAttention(nn.Module):
         return x + y
 
 
+class NoAttention(nn.Module):
+    """In the place of an attention: the image as it is."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, content: Tensor | None = None) -> Tensor:
+        """`[B, C, H, W]` -> the same."""
+        return x
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention over tokens, through the fused kernel."""
 

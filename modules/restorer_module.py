@@ -46,12 +46,19 @@ LOSSES: dict[str, Loss] = {"matching": matching, "data": data}
 
 
 def draw_times_and_noise(
-    generators: Sequence[torch.Generator], T: int, images: Tensor
+    generators: Sequence[torch.Generator], T: int, images: Tensor, late_times: float = 0
 ) -> tuple[Tensor, Tensor]:
-    """A time in 1..T, `[B]`, and normal noise `[B, C, H, W]`, of each image by its generator."""
+    """A time in 1..T, `[B]`, and normal noise `[B, C, H, W]`, of each image by its generator.
+
+    The density of times rises as t^late_times: t = ceil(T u^(1 / (1 + late_times))), u uniform.
+    """
     times, noise = [], torch.empty_like(images)
     for generator, into in zip(generators, noise, strict=True):
-        times.append(torch.randint(1, T + 1, (), generator=generator, device=images.device))
+        if late_times:
+            u = torch.rand((), generator=generator, device=images.device, dtype=torch.float64)
+            times.append((T * u ** (1 / (1 + late_times))).ceil().long().clamp(1, T))
+        else:
+            times.append(torch.randint(1, T + 1, (), generator=generator, device=images.device))
         into.normal_(generator=generator)
     return torch.stack(times), noise
 
@@ -70,6 +77,7 @@ class RestorerModule(LightningModule):
         scores: Mapping[str, Score],
         words: Sequence[str],
         seed: int,
+        late_times: float = 0,
     ) -> None:
         """Train a restorer.
 
@@ -83,13 +91,18 @@ class RestorerModule(LightningModule):
             scores: by name, what validation measures; they see images on the CPU.
             words: the degradations of validation.
             seed: of times and noise.
+            late_times: 0 draws all times alike, as published. More draws late ones more often,
+                where the clean image is far: what few network calls depend on.
 
         Raises:
-            ValueError: there is no such loss.
+            ValueError: there is no such loss, or `late_times` is negative.
         """
         super().__init__()
         if loss not in LOSSES:
             raise ValueError(f"restorer.loss={loss!r}; choose one of: {', '.join(LOSSES)}")
+        if late_times < 0:
+            raise ValueError(f"restorer.late_times={late_times}; give 0 or more")
+        self._late_times = late_times
         self.network: nn.Module = denoiser.network
         self._denoiser, self._loss = denoiser, LOSSES[loss]
         # Frozen and no nn.Module itself: neither saved, averaged, nor wrapped for DDP.
@@ -107,11 +120,11 @@ class RestorerModule(LightningModule):
         self._denoiser = self._denoiser.to(self.device)
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """Loss at a uniformly random time in 1..T for each image."""
+        """Loss at a random time in 1..T for each image."""
         x_0, mu = batch.gt.float() / 255, batch.lq.float() / 255
         tables = self._denoiser.tables
         generators = draw_generators(self.device, self._seed, batch.number)
-        t, noise = draw_times_and_noise(generators, tables.T, mu)
+        t, noise = draw_times_and_noise(generators, tables.T, mu, self._late_times)
         x_t = sde.diffuse(tables, x_0, mu, t, noise)
         predicted = self._denoiser(x_t, mu, t, self._controller.embed(mu))
         loss = self._loss(tables, predicted, x_t, x_0, mu, t)

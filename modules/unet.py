@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from modules.blocks import (
     DegradationPrompt,
     LinearAttention,
+    NoAttention,
     ResidualBlock,
     SpatialTransformer,
     TimeEmbedding,
@@ -85,6 +86,9 @@ class ConditionalUNet(nn.Module):
         context_dim: size of the degradation and content embeddings.
         degradation_prompt: whether the degradation embedding is used.
         half_resolution: whether the levels start at half the resolution of the image.
+        shuffle: side of the squares of pixels that become channels at the input, and pixels again
+            at the output: 2 makes everything between about a quarter of the work.
+        linear_attention: whether the first three levels have their attention.
         channels: channels of an image.
 
     Raises:
@@ -99,28 +103,36 @@ class ConditionalUNet(nn.Module):
         context_dim: int = 512,
         degradation_prompt: bool = True,
         half_resolution: bool = False,
+        shuffle: int = 1,
+        linear_attention: bool = True,
         channels: int = 3,
     ) -> None:
         super().__init__()
         _check_config(width, multipliers, context_dim, channels)
+        if shuffle < 1:
+            raise ValueError(f"shuffle must be positive, got {shuffle}")
         self.channels, self.context_dim = channels, context_dim
         self.recompute = False
         """In training, compute the levels' activations again for the gradient, to save memory."""
         # At full resolution half of it would do, but what is padded reaches the output.
-        self.multiple = 2 ** len(multipliers)
+        self.multiple = shuffle * 2 ** len(multipliers)
         embedding_dim, deepest = 4 * width, width * multipliers[-1]
 
         self.time = TimeEmbedding(width, embedding_dim)
         self.prompt = DegradationPrompt(context_dim, embedding_dim) if degradation_prompt else None
-        self.stem = nn.Conv2d(2 * channels, width, 7, padding=3, bias=False)
+        pixels = channels * shuffle**2
+        self.to_channels, self.to_pixels = nn.PixelUnshuffle(shuffle), nn.PixelShuffle(shuffle)
+        self.stem = nn.Conv2d(2 * pixels, width, 7, padding=3, bias=False)
         self.shrink = _halve(width, width) if half_resolution else nn.Identity()
-        self.encoder, self.decoder = _levels(width, multipliers, embedding_dim, context_dim)
+        self.encoder, self.decoder = _levels(
+            width, multipliers, embedding_dim, context_dim, linear_attention
+        )
         self.middle_block1 = ResidualBlock(deepest, deepest, embedding_dim)
         self.middle_attention = SpatialTransformer(deepest, context_dim)
         self.middle_block2 = ResidualBlock(deepest, deepest, embedding_dim)
         self.grow = _double(width, width) if half_resolution else nn.Identity()
         self.last_block = ResidualBlock(2 * width, width, embedding_dim)
-        self.head = nn.Conv2d(width, channels, 3, padding=1)
+        self.head = nn.Conv2d(width, pixels, 3, padding=1)
 
     def forward(
         self,
@@ -152,7 +164,8 @@ class ConditionalUNet(nn.Module):
         if self.prompt is not None and degradation is not None:
             embedding = embedding + self.prompt(degradation)
 
-        stem = self.stem(_pad(torch.cat([x_t - mu, mu], dim=1), self.multiple))
+        images = _pad(torch.cat([x_t - mu, mu], dim=1), self.multiple)
+        stem = self.stem(self.to_channels(images))
         x, skips = self.shrink(stem), []
         for level in self.encoder:
             x, *level_skips = self._run(level, x, embedding, content)
@@ -162,7 +175,7 @@ class ConditionalUNet(nn.Module):
         for level in self.decoder:
             x = self._run(level, x, *skips.pop(), embedding, content)
         x = self.last_block(torch.cat([self.grow(x), stem], dim=1), embedding)
-        out: Tensor = self.head(x)[..., : x_t.shape[2], : x_t.shape[3]]
+        out: Tensor = self.to_pixels(self.head(x))[..., : x_t.shape[2], : x_t.shape[3]]
         return out
 
     def _run(self, level: nn.Module, *inputs: Tensor | None) -> Any:
@@ -201,7 +214,11 @@ def _check_config(width: int, multipliers: Sequence[int], context_dim: int, chan
 
 
 def _levels(
-    width: int, multipliers: Sequence[int], embedding_dim: int, context_dim: int
+    width: int,
+    multipliers: Sequence[int],
+    embedding_dim: int,
+    context_dim: int,
+    linear_attention: bool,
 ) -> tuple[nn.ModuleList, nn.ModuleList]:
     """Encoder and decoder levels, each in the order they run in."""
     encoder, decoder = nn.ModuleList(), nn.ModuleList()
@@ -209,8 +226,9 @@ def _levels(
     for i, (upper, lower) in enumerate(sizes):
         down = _keep(upper, lower) if i == len(multipliers) - 1 else _halve(upper, lower)
         up = _keep(lower, upper) if i == 0 else _double(lower, upper)
+        linear = LinearAttention if linear_attention else NoAttention
         attention = [
-            LinearAttention(c) if i < LINEAR_LEVELS else SpatialTransformer(c, context_dim)
+            linear(c) if i < LINEAR_LEVELS else SpatialTransformer(c, context_dim)
             for c in (upper, lower)
         ]
         encoder.append(EncoderLevel(upper, embedding_dim, attention[0], down))

@@ -102,6 +102,7 @@ class RestorerConfig:
     recompute: bool = MISSING
     target: str = MISSING
     loss: str = MISSING
+    late_times: float = MISSING
     warmup: int = MISSING
     min_lr_share: float = MISSING
     ema_decay: float = MISSING

@@ -59,6 +59,7 @@ def run(config: Config, folder: Path) -> None:
         training_scores(),
         data.words("val"),
         config.seed,
+        stage.late_times,
     )
     average = EMAWeightAveraging(
         decay=stage.ema_decay, update_every_n_steps=stage.ema_every, use_buffers=False

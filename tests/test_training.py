@@ -121,3 +121,16 @@ def test_times_and_noise_are_the_draw_s_own() -> None:
     alone = draw_times_and_noise(draw_generators(cpu, 0, [7]), T, images[:1])
     assert torch.equal(alone[0], t[7:8])
     assert torch.equal(alone[1], noise[7:8])
+
+
+def test_late_times_are_drawn_as_often_as_asked() -> None:
+    """P(t <= k) = (k / T)^(1 + late_times), within four standard errors of 2000 draws."""
+    cpu, T, late = torch.device("cpu"), 10, 2.0
+    generators = draw_generators(cpu, 0, range(2000))
+
+    t, _ = draw_times_and_noise(generators, T, torch.zeros(2000, 1, 1, 1), late)
+
+    assert t.dtype == torch.int64 and int(t.min()) >= 1 and int(t.max()) == T
+    for k in (3, 5, 8):
+        p = (k / T) ** (1 + late)
+        assert abs(float((t <= k).double().mean()) - p) < 4 * (p * (1 - p) / 2000) ** 0.5

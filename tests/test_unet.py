@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from modules.blocks import ChannelNorm, SpatialTransformer
+from modules.blocks import ChannelNorm, LinearAttention, SpatialTransformer
 from modules.reference.unet import DEAD, convert_unet, infer_unet_config
 from modules.unet import ConditionalUNet
 from tests.golden_vectors import golden_json, golden_tensors, relative_error
@@ -240,6 +241,18 @@ def test_any_size(H: int, W: int, half_resolution: bool) -> None:
         out = network(**small_inputs(1, H, W), t=3)
     assert out.shape == (1, 3, H, W)
     assert out.isfinite().all()
+
+
+def test_shuffled_pixels_are_channels_and_come_back_to_their_places() -> None:
+    outer = small_network(shuffle=2, linear_attention=False)
+    inner = small_network(channels=12, linear_attention=False)
+    inner.load_state_dict(outer.state_dict())
+    assert not any(isinstance(module, LinearAttention) for module in outer.modules())
+    given = small_inputs(1, 16, 24)
+    small = {k: pixel_unshuffle(v, 2) if v.ndim == 4 else v for k, v in given.items()}
+    with torch.no_grad():
+        assert torch.equal(outer(**given, t=3), pixel_shuffle(inner(**small, t=3), 2))
+        assert outer(**small_inputs(1, 5, 17), t=3).shape == (1, 3, 5, 17)
 
 
 def test_padding_reflects() -> None:
