@@ -74,6 +74,7 @@ class ControllerConfig:
     degradation_targets: str = MISSING
     accumulate: int = MISSING
     view_scale: list[float] = MISSING
+    clip_norm: float | None = MISSING
     warmup: int = MISSING
     min_lr_share: float = MISSING
     val_every: int = MISSING
@@ -103,6 +104,7 @@ class RestorerConfig:
     target: str = MISSING
     loss: str = MISSING
     late_times: float = MISSING
+    clip_norm: float | None = MISSING
     warmup: int = MISSING
     min_lr_share: float = MISSING
     ema_decay: float = MISSING
@@ -258,6 +260,12 @@ def _check_ranges(config: Config) -> None:
         "restorer.batch_size": (config.restorer.batch_size, 1),
         "evaluate.batch_size": (config.evaluate.batch_size, 1),
     }
+    for stage, clip_norm in (
+        ("controller", config.controller.clip_norm),
+        ("restorer", config.restorer.clip_norm),
+    ):
+        if clip_norm is not None and not clip_norm > 0:
+            raise ConfigError(f"{stage}.clip_norm={clip_norm}; give more than 0, or null")
     for key, (value, least) in counts.items():
         if value < least:
             raise ConfigError(f"{key}={value}; give {least} or more")

@@ -15,8 +15,8 @@ from datamodules.files import remove_partial
 from modules.optim import warmup_cosine
 from pipeline.callbacks import Throughput
 from pipeline.checkpoints import LAST, WholeFiles, keep_checkpoints, newest_checkpoint
-from pipeline.config import Config, ControllerConfig, RestorerConfig
-from pipeline.guards import FiniteGuard
+from pipeline.config import Config, ConfigError, ControllerConfig, RestorerConfig
+from pipeline.guards import GradientGuard
 from pipeline.loggers import loggers
 from pipeline.stop_in_order import StopInOrder
 
@@ -37,7 +37,12 @@ def fit(
     """Train to the stage's last step, from its last checkpoint where there is one.
 
     `monitor` is the validation metric by which the best checkpoint is chosen.
+
+    Raises:
+        ConfigError: gradients are to be clipped in a precision in which they are scaled.
     """
+    if stage.clip_norm is not None and config.trainer.precision == "16-mixed":
+        raise ConfigError("clip_norm does not go with trainer.precision=16-mixed; take bf16-mixed")
     # Both say what is meant so: the sampler is endless, and workers are as many as configured.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`__len__`.*")
@@ -56,7 +61,7 @@ def fit(
         logger=loggers(folder),
         profiler=throughput.clock,
         callbacks=[
-            FiniteGuard(),
+            GradientGuard(stage.clip_norm),
             *keep_checkpoints(checkpoints, stage.val_every, monitor),
             LearningRateMonitor(),
             TQDMProgressBar(10),
