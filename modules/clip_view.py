@@ -18,6 +18,10 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 RATIO = (3 / 4, 4 / 3)
 TRIES = 10
+BAND = 2**22
+"""Pixels of an image that are made floats at a time."""
+LONGEST = 16
+"""Short sides of an image, along its long one, that are looked at."""
 
 
 class Crop(NamedTuple):
@@ -32,16 +36,19 @@ class Crop(NamedTuple):
 def clip_view(images: Tensor, size: int) -> Tensor:
     """Scale the short side to `size`, crop the centre square and normalise.
 
+    Only bands of the images are made floats at a time.
+
     Args:
-        images: RGB `[B, 3, H, W]` in [0, 1]; values outside are clamped.
+        images: RGB `[B, 3, H, W]`, uint8, uint16, or floats in [0, 1]; values outside are clamped.
         size: side of the view, in pixels.
 
     Returns:
         float32 `[B, 3, size, size]`, less CLIP's mean, over its standard deviation.
     """
+    images = _without_far_ends(images)
     height, width = images.shape[-2:]
     short = min(height, width)
-    levels = _resize(_levels(images), size * height // short, size * width // short)
+    levels = _resize(images, size * height // short, size * width // short)
     top, left = (round((side - size) / 2) for side in levels.shape[-2:])
     return _normalise(levels[..., top : top + size, left : left + size])
 
@@ -73,7 +80,7 @@ def random_clip_view(
         image[None, :, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
         for image, crop in zip(images, crops, strict=True)
     )
-    return _normalise(torch.cat([_resize(_levels(image), size, size) for image in cut]))
+    return _normalise(torch.cat([_resize(image, size, size) for image in cut]))
 
 
 def random_crops(
@@ -113,23 +120,39 @@ def _first_fitting(
     return Crop((height - h) // 2, (width - w) // 2, h, w)
 
 
+def _without_far_ends(images: Tensor) -> Tensor:
+    """The middle of an image that is long and narrow, which holds the view many times over."""
+    sides = images.shape[-2:]
+    longest = LONGEST * min(sides)
+    for dim, side in zip((-2, -1), sides, strict=True):
+        if side > longest:
+            images = images.narrow(dim, (side - longest) // 2, longest)
+    return images
+
+
 def _levels(images: Tensor) -> Tensor:
     """Whole numbers 0..255, in float32."""
     if images.dtype == torch.uint8:
         return images.float()
+    if images.dtype == torch.uint16:
+        return (images.float() / 257).round()
     return (images.float().clamp(0, 1) * 255).round()
 
 
-def _resize(levels: Tensor, height: int, width: int) -> Tensor:
+def _resize(images: Tensor, height: int, width: int) -> Tensor:
     """Antialiased bicubic, along rows and then along columns, each to whole levels.
 
     Pillow 13 shrinks tall images along columns first, which shifts a third of the values by a
     level; the released weights were trained with an earlier one.
     """
-    for size in ((levels.shape[-2], width), (height, width)):
-        resized = F.interpolate(levels, size, mode="bicubic", antialias=True)
-        levels = resized.round().clamp(0, 255)
-    return levels
+    rows = max(1, BAND // (len(images) * images.shape[-1]))
+    bands = [_interpolate(_levels(b), b.shape[-2], width) for b in images.split(rows, dim=-2)]
+    return _interpolate(torch.cat(bands, dim=-2), height, width)
+
+
+def _interpolate(levels: Tensor, height: int, width: int) -> Tensor:
+    resized = F.interpolate(levels, (height, width), mode="bicubic", antialias=True)
+    return resized.round().clamp(0, 255)
 
 
 def _normalise(levels: Tensor) -> Tensor:

@@ -89,9 +89,7 @@ class Controller:
     def __init__(self, daclip: DaClip, words: Sequence[str]) -> None:
         """Compute the words' text embeddings once."""
         self.daclip, self.words = daclip.eval().requires_grad_(False), tuple(words)
-        with torch.no_grad():
-            tokens = daclip.tokenize(self.words).to(daclip.logit_scale.device)
-            self._texts = normalize(daclip.encode_text(tokens), dim=-1)
+        self._texts = self.embed_texts(self.words)
 
     def to(self, device: torch.device) -> Controller:
         """Move to a device."""
@@ -105,9 +103,18 @@ class Controller:
 
     @torch.no_grad()
     def embed(self, degraded: Tensor) -> Embeddings:
-        """Content and degradation of images `[B, 3, H, W]` in [0, 1]."""
-        embeddings: Embeddings = self.daclip(clip_view(degraded, self.daclip.image_size))
+        """Content and degradation of images `[B, 3, H, W]`, as `clip_view` takes them.
+
+        The images may be on any device; the embeddings are on the controller's.
+        """
+        view = clip_view(degraded, self.daclip.image_size).to(self._texts.device)
+        embeddings: Embeddings = self.daclip(view)
         return embeddings
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Directions that texts name, of unit length: `[N, D]`."""
+        return normalize(self.daclip.encode_text(self.daclip.tokenize(texts)), dim=-1)
 
     def probabilities(self, embeddings: Embeddings) -> Tensor:
         """How likely each word is, `[B, words]`: softmax of the scaled cosines."""

@@ -25,7 +25,6 @@ from modules.restorer import Controller, Denoiser, Sampling, make_sampling
 from modules.sde import make_tables
 from pipeline.config import Config, ConfigError, RestorerConfig, SdeConfig
 from pipeline.released import kind_of, released_controller, released_restorer
-from pipeline.stages import controller_weights, restorer_weights
 
 FORMAT = "daclip-lightning/1"
 NETWORK_PACKAGE = "modules."
@@ -63,25 +62,38 @@ def load_models(
         ConfigError: the restorer cannot be called so often.
         ValueError: the sampler's settings are wrong.
     """
+    # Not above: of a run alone, whose stages need more than other systems have.
+    from pipeline.stages import controller_weights, restorer_weights
+
     sampling = make_sampling(**vars(config.sampling))
     controller_path = controller_path or controller_weights(config)
     restorer_path = restorer_path or restorer_weights(config)
     cuda = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    denoiser = load_restorer(restorer_path, controller_path).to(device)
+    controller, denoiser = load_pair(controller_path, restorer_path)
     if not 1 <= sampling.calls <= denoiser.tables.T:
         raise ConfigError(
             f"sampling.calls={sampling.calls}: this restorer takes 1 to {denoiser.tables.T} "
             "network calls an image"
         )
-    controller = load_controller(controller_path).to(device)
+    return Models(controller.to(device), denoiser.to(device), sampling, device)
+
+
+def load_pair(controller_path: Path, restorer_path: Path) -> tuple[Controller, Denoiser]:
+    """Load a controller and the restorer that goes with it, on the CPU.
+
+    Raises:
+        BadModel: a file cannot be used, or the two do not fit each other.
+    """
+    denoiser = load_restorer(restorer_path, controller_path)
+    controller = load_controller(controller_path)
     taken, given = getattr(denoiser.network, "context_dim", None), controller.daclip.embed_dim
     if taken not in (None, given):
         raise BadModel(
             f"{restorer_path} takes embeddings of {taken} numbers, and {controller_path} gives "
             f"{given}; choose two that were trained together"
         )
-    return Models(controller, denoiser, sampling, device)
+    return controller, denoiser
 
 
 def save_controller(path: Path, daclip: DaClip, architecture: Any, words: tuple[str, ...]) -> None:

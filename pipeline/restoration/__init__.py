@@ -1,0 +1,1 @@
+"""Restoring people's own photographs: from Python, from the command line."""

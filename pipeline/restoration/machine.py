@@ -1,0 +1,106 @@
+"""What the machine offers: a device, a precision, and memory, which says whether to tile."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from modules.tiling import ALIGN
+from modules.unet import ConditionalUNet
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+LARGEST = 1024
+"""Side of a tile where there is memory for it, in pixels; larger ones are hardly faster."""
+LEAST = 256
+"""Side of a tile however little memory there is."""
+SHARE = 0.7
+"""Of the free memory that a network call may take."""
+UNKNOWN = 2 * 2**30
+"""Bytes taken to be free where the system does not say."""
+MAPS = 24
+"""Maps of the network's first width, at its first resolution, that a call holds at its peak."""
+USUAL_WIDTH = 64
+"""First width of a network that does not say."""
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; `auto` is a CUDA GPU, else Apple's, else the CPU.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r} is unknown; choose auto, cpu, cuda or mps") from error
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(has_mps)}.get(device.type, 0)
+    if (device.index or 0) >= count:
+        raise ValueError(f"there is no device {name!r} on this machine; auto chooses one")
+    return device
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The precision that the network's products are taken in; `auto` is bfloat16 on CUDA.
+
+    Raises:
+        ValueError: it is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r}; choose one of: {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def auto_side(
+    height: int, width: int, network: nn.Module, device: torch.device, dtype: torch.dtype
+) -> int | None:
+    """Side of the tiles that memory asks for, None where the image may stay whole.
+
+    A network call takes memory in proportion to the pixels. An image stays whole where that is
+    within `SHARE` of what is free; else tiles have sides of `LARGEST`, or of as much as fits.
+    """
+    pixels = SHARE * free_bytes(device) / bytes_per_pixel(network, dtype)
+    if height * width <= pixels:
+        return None
+    fitting = math.isqrt(int(pixels)) // ALIGN * ALIGN
+    return max(LEAST, min(LARGEST, fitting))
+
+
+def bytes_per_pixel(network: nn.Module, dtype: torch.dtype) -> float:
+    """Bytes a network call takes at its peak for each pixel of the image, about."""
+    if not isinstance(network, ConditionalUNet):
+        return MAPS * USUAL_WIDTH * dtype.itemsize
+    halved = not isinstance(network.shrink, nn.Identity)
+    return MAPS * network.stem.out_channels * dtype.itemsize / (4 if halved else 1)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had on a device."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    found = [_available(Path("/proc/meminfo")), _limit(Path("/sys/fs/cgroup"))]
+    return min((count for count in found if count is not None), default=UNKNOWN)
+
+
+def _available(meminfo: Path) -> int | None:
+    """What Linux says is available, in bytes."""
+    if not meminfo.is_file():
+        return None
+    lines = (line.split() for line in meminfo.read_text().splitlines())
+    return next((int(line[1]) * 1024 for line in lines if line[0] == "MemAvailable:"), None)
+
+
+def _limit(group: Path) -> int | None:
+    """What is left of a container's limit, in bytes."""
+    limit, used = group / "memory.max", group / "memory.current"
+    if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
+        return None
+    return max(0, int(limit.read_text()) - int(used.read_text()))
