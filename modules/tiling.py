@@ -1,9 +1,9 @@
 """Tiles that overlap: where they lie, how they blend, and the image they make, band by band.
 
-Along each axis a tile gives way to the next in the middle of what they share, over a ramp an eighth
-of a tile wide; what lies outside of the ramps, next to a tile's edge, is not used, for a network
-sees too little there. All tiles start at multiples of `ALIGN`, so that a network that halves its
-resolution a few times sees each place in the same phase as it does in the whole image.
+Along each axis a tile gives way to the next in the middle of what they share, over a ramp half as
+wide as they share at least. What lies outside of the ramps, next to a tile's edge, is not used: a
+network sees too little there. All tiles start at multiples of `ALIGN`, so that a network that
+halves its resolution a few times sees each place in the same phase as in the whole image.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 ALIGN = 32
+SHARED = 8
+"""The part of its side that a tile shares with the next is one in so many, at least."""
 SMALLEST = 2 * ALIGN
 """Least side of a tile, in pixels."""
 
@@ -37,7 +39,7 @@ class Span(NamedTuple):
 
 
 def spans(length: int, side: int) -> list[Span]:
-    """Tiles along an axis: as few as share a quarter of `side` at least, evenly spread.
+    """Tiles along an axis: as few as share enough, evenly spread.
 
     Raises:
         ValueError: `length` or `side` is too small.
@@ -46,7 +48,7 @@ def spans(length: int, side: int) -> list[Span]:
         raise ValueError(f"need a length of 1 and tiles of {SMALLEST}, got {length} and {side}")
     if length <= side:
         return [Span(0, length)]
-    stride = (side - side // 4) // ALIGN
+    stride = (side - side // SHARED) // ALIGN
     rest = length - side
     steps = -(-rest // (stride * ALIGN))
     starts = [-(-rest * i // (steps * ALIGN)) * ALIGN for i in range(steps + 1)]
@@ -58,16 +60,13 @@ def blend_weights(along: list[Span], side: int) -> list[Tensor]:
 
     w(x) = 3 s^2 - 2 s^3 on the way up, with s the share of the ramp, and 1 minus that down.
     """
-    ramps = [_ramp_centre(a, b) for a, b in itertools.pairwise(along)]
+    centres = [(a.stop + b.start) / 2 for a, b in itertools.pairwise(along)]
+    ramp = side // (2 * SHARED)
     weights = []
     for i, (start, stop) in enumerate(along):
         x = torch.arange(start, stop) + 0.5
-        weight = torch.ones(stop - start)
-        if i > 0:
-            weight = _rise(x, ramps[i - 1], side // 8)
-        if i < len(ramps):
-            weight = weight - _rise(x, ramps[i], side // 8)
-        weights.append(weight)
+        up = _rise(x, centres[i - 1], ramp) if i > 0 else torch.ones(stop - start)
+        weights.append(up - _rise(x, centres[i], ramp) if i < len(centres) else up)
     return weights
 
 
@@ -107,10 +106,6 @@ def tiled(
         done = down[i + 1].start - top if i + 1 < len(down) else bottom - top
         kept = band[:, done:].clone()
         yield top, band[:, :done]
-
-
-def _ramp_centre(before: Span, after: Span) -> float:
-    return (before.stop + after.start) / 2
 
 
 def _rise(x: Tensor, centre: float, width: int) -> Tensor:

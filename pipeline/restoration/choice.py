@@ -38,9 +38,9 @@ def parse_choice(text: str, words: Sequence[str]) -> dict[str, float]:
         if name in weights:
             raise ValueError(f"degradation {text!r} names {name!r} twice; name each once")
         weights[name] = weight
-    total = math.fsum(weights.values())
+    total = sum(weights.values())
     if not 0 < total < math.inf:
-        raise ValueError(f"the weights of degradation {text!r} sum to {total:g}; give larger ones")
+        raise ValueError(f"the weights of degradation {text!r} sum to {total:g}; give others")
     return {name: weight / total for name, weight in weights.items()}
 
 

@@ -8,22 +8,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from modules.prediction import from_noise
+from modules.restorer import Denoiser
 from modules.tiling import ALIGN
 from modules.unet import ConditionalUNet
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-LARGEST = 1024
-"""Side of a tile where there is memory for it, in pixels; larger ones are hardly faster."""
-LEAST = 256
-"""Side of a tile however little memory there is."""
+SIDE, LEAST = 512, 256
+"""Side of a tile, and where even that takes too much memory the least one, in pixels."""
 SHARE = 0.7
 """Of the free memory that a network call may take."""
 UNKNOWN = 2 * 2**30
 """Bytes taken to be free where the system does not say."""
-MAPS = 24
-"""Maps of the network's first width, at its first resolution, that a call holds at its peak."""
-USUAL_WIDTH = 64
-"""First width of a network that does not say."""
+BYTES = {torch.float32: 64, torch.bfloat16: 40}
+"""What a call takes at its peak for each pixel and channel of the network's first level, about."""
+USUAL_CHANNELS = 64
+"""Of the first level of a network that does not say."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -45,8 +45,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The precision that the network's products are taken in; `auto` is bfloat16 on CUDA.
+def choose_dtype(precision: str, device: torch.device, denoiser: Denoiser) -> torch.dtype:
+    """The precision that the network's products are taken in.
+
+    `auto` is bfloat16 on GPUs of NVIDIA's and on processors that multiply it in hardware, else
+    float32; and float32 for a network that predicts noise, whose errors grow at large times.
 
     Raises:
         ValueError: it is unknown.
@@ -54,7 +57,10 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}; choose one of: {', '.join(PRECISIONS)}")
     if precision == "auto":
-        precision = "bfloat16" if device.type == "cuda" else "float32"
+        fast = device.type == "cuda" or (
+            device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        )
+        return torch.bfloat16 if fast and denoiser.parameterisation != from_noise else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
@@ -64,21 +70,20 @@ def auto_side(
     """Side of the tiles that memory asks for, None where the image may stay whole.
 
     A network call takes memory in proportion to the pixels. An image stays whole where that is
-    within `SHARE` of what is free; else tiles have sides of `LARGEST`, or of as much as fits.
+    within `SHARE` of what is free; else its tiles have sides of `SIDE`, or less where that does
+    not fit, either.
     """
-    pixels = SHARE * free_bytes(device) / bytes_per_pixel(network, dtype)
+    pixels = int(SHARE * free_bytes(device) / bytes_per_pixel(network, dtype))
     if height * width <= pixels:
         return None
-    fitting = math.isqrt(int(pixels)) // ALIGN * ALIGN
-    return max(LEAST, min(LARGEST, fitting))
+    return max(LEAST, min(SIDE, math.isqrt(pixels) // ALIGN * ALIGN))
 
 
 def bytes_per_pixel(network: nn.Module, dtype: torch.dtype) -> float:
-    """Bytes a network call takes at its peak for each pixel of the image, about."""
+    """Bytes that a network call takes at its peak for each pixel of the image, about."""
     if not isinstance(network, ConditionalUNet):
-        return MAPS * USUAL_WIDTH * dtype.itemsize
-    halved = not isinstance(network.shrink, nn.Identity)
-    return MAPS * network.stem.out_channels * dtype.itemsize / (4 if halved else 1)
+        return USUAL_CHANNELS * BYTES[dtype]
+    return network.stem.out_channels / network.to_pixels.upscale_factor**2 * BYTES[dtype]
 
 
 def free_bytes(device: torch.device) -> int:

@@ -101,7 +101,7 @@ class Restorer:
             ValueError: a device, precision or sampling that there is not.
         """
         self.device = choose_device(device)
-        self._dtype = choose_dtype(precision, self.device)
+        self._dtype = choose_dtype(precision, self.device, denoiser)
         self._sampling = make_sampling(**sampling)
         self._controller = controller.to(self.device)
         self._denoiser = denoiser.to(self.device)
@@ -116,7 +116,7 @@ class Restorer:
             model: a released name, a folder, a Hugging Face repository `owner/name`, or None for
                 the model that comes with the project.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes a GPU where there is one.
-            precision: `auto`, `float32` or `bfloat16`; `auto` is bfloat16 on CUDA.
+            precision: `auto`, `float32` or `bfloat16`; `auto` is the fastest that is safe.
 
         Raises:
             BadModel: there is no such model, or its files cannot be used.

@@ -1,0 +1,50 @@
+"""A small restorer with random weights, whose corrections are as slight as trained ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from modules.daclip import build_daclip
+from modules.prediction import parameterisation
+from modules.restorer import Controller, Denoiser
+from modules.sde import make_tables
+from modules.unet import ConditionalUNet
+from pipeline.restoration.restorer import Restorer
+
+WORDS = ("low-light", "noisy", "rainy")
+CLIP = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+SAMPLING = {"method": "posterior", "eta": 0.0, "calls": 2, "grid": "uniform"}
+
+
+def tiny_controller() -> Controller:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Controller(build_daclip(CLIP), WORDS)
+
+
+def tiny_denoiser() -> Denoiser:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = ConditionalUNet(32, (1, 1), 32).eval().requires_grad_(False)
+    network.head.weight *= 0.3
+    return Denoiser(network, make_tables(), parameterisation("data"))
+
+
+def tiny_restorer(**changes: Any) -> Restorer:
+    settings = {"device": "cpu", "precision": "float32"} | changes
+    return Restorer(tiny_controller(), tiny_denoiser(), SAMPLING, **settings)
+
+
+def gradient(height: int, width: int) -> NDArray[np.uint8]:
+    """A picture that changes slowly, from side to side and from top to bottom."""
+    y, x = np.mgrid[0:height, 0:width]
+    planes = [x / width, y / height, (x + y) / (width + height)]
+    return np.rint(40 + 175 * np.stack(planes, axis=-1)).astype(np.uint8)
