@@ -20,7 +20,7 @@ SETTINGS = experiment=$(EXPERIMENT) $(ARGS)
 
 .PHONY: help setup demo test test-quick test-slurm check lint types layers shards verify captions \
 	train-controller train-restorer evaluate train-all status restore dashboard bench-data bench-train \
-	bench-convergence bench-sampling clean
+	bench-convergence bench-sampling bench-restore clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -104,6 +104,9 @@ bench-train: $(READY) ## what training costs, beside the plain way; five minutes
 
 bench-sampling: $(READY) ## quality and time of few network calls beside a hundred, of a trained run
 	@$(BIN)/python -m pipeline.bench.sampling $(SETTINGS)
+
+bench-restore: $(READY) ## how soon a photo is restored, and the memory of large ones; three minutes
+	@$(BIN)/python -m pipeline.bench.restore $(ARGS)
 
 bench-convergence: $(READY) ## error of each sampler against its network calls, as docs/convergence.svg; seconds
 	@$(BIN)/python -m pipeline.bench.convergence $(ARGS)
