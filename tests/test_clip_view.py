@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
+import modules.clip_view as module
 from modules.clip_view import CLIP_MEAN, CLIP_STD, clip_view, random_clip_view, random_crops
 
 GOLDEN = Path(__file__).parent / "golden" / "clip_preprocess"
@@ -72,6 +73,29 @@ def test_values_outside_the_range_are_clamped():
     assert torch.equal(clip_view(images, 32), clip_view(images.clamp(0, 1), 32))
     assert levels(clip_view(images, 40)).min() == pytest.approx(0, abs=1e-3)
     assert levels(clip_view(images, 40)).max() == pytest.approx(255, abs=1e-3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(70, 90), (90, 70)])
+def test_bands_make_the_same_view(height, width, monkeypatch):
+    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    whole = clip_view(image, 32)
+    monkeypatch.setattr(module, "BAND", 7 * width)
+    assert torch.equal(clip_view(image, 32), whole)
+
+
+def test_levels_of_8_and_16_bit_are_those_of_floats():
+    levels = torch.randint(0, 256, (1, 3, 50, 60), generator=torch.Generator().manual_seed(0))
+    expected = clip_view(levels / 255, 32)
+    assert torch.equal(clip_view(levels.to(torch.uint8), 32), expected)
+    assert torch.equal(clip_view((levels * 257).to(torch.uint16), 32), expected)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_far_ends_of_a_narrow_image_are_not_looked_at(dim):
+    image = torch.rand(1, 3, 2, 400, generator=torch.Generator().manual_seed(0))
+    middle = image[..., 180:220]
+    view, expected = (clip_view(x.transpose(2, dim), 32) for x in (image, middle))
+    assert torch.allclose(view, expected, atol=1e-5)
 
 
 def test_half_precision_images_give_float32():

@@ -285,3 +285,15 @@ def test_tiny_network_corrects_little() -> None:
     x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     correction = network(x, x, 50, torch.ones(1, 32), torch.ones(1, 32)).abs().mean()
     assert 0.01 < correction < 0.2
+
+
+def test_example_of_the_documentation_runs(
+    restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parents[1] / "docs" / "restoring.md"
+    example = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    Image.fromarray(photograph(40, 48)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Restorer, "from_pretrained", lambda: restorer)
+    exec(compile(example, str(page), "exec"), {})
+    assert Image.open("restored.png").size == (48, 40)

@@ -72,8 +72,8 @@ def _restore_tile(work: Work, given: Canvas, tile: Window, seed: int) -> Tensor:
     mu = _grown(_floats(given)[None], work.denoiser).to(device)
 
     def model(x_t: Tensor, mu: Tensor, t: int) -> Prediction:
-        half = work.dtype != torch.float32
-        with torch.autocast(device.type, work.dtype, enabled=half):
+        half = work.dtype == torch.bfloat16
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             predicted = work.denoiser(x_t, mu, t, work.embeddings)
         work.on_call(tile, predicted.x_0[..., : tile.height, : tile.width])
         return predicted

@@ -1,0 +1,71 @@
+"""Tiles where memory asks for them, and not else; memory as Linux, containers and others say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from modules.prediction import from_noise
+from modules.unet import ConditionalUNet
+from pipeline.restoration import machine
+from tests.restoring import tiny_denoiser
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "side"), [(4000, None), (1000, None), (660, 448), (500, 384), (30, 256)]
+)
+def test_side_is_what_memory_asks_for(
+    megabytes: int, side: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network of 32 channels takes 2048 bytes a pixel: 500 MB hold 0.7 * 244,140 of them."""
+    monkeypatch.setattr(machine, "free_bytes", lambda device: megabytes * 10**6)
+    network = ConditionalUNet(32, (1, 1), 32)
+    assert machine.auto_side(500, 600, network, CPU, torch.float32) == side
+
+
+def test_large_image_gets_tiles_of_the_usual_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "free_bytes", lambda device: 10**10)
+    network = ConditionalUNet(32, (1, 1), 32)
+    assert machine.auto_side(4096, 4096, network, CPU, torch.float32) == machine.SIDE
+    assert machine.auto_side(1800, 1800, network, CPU, torch.float32) is None
+
+
+def test_shuffled_network_takes_less() -> None:
+    plain, shuffled = (ConditionalUNet(32, (1, 1), 32, shuffle=n) for n in (1, 2))
+    first, second = (machine.bytes_per_pixel(n, torch.float32) for n in (plain, shuffled))
+    assert first == 4 * second == 2048
+
+
+def test_memory_is_read_as_linux_and_containers_say(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    assert machine._available(meminfo) is None and machine._limit(tmp_path) is None
+    meminfo.write_text("MemTotal:  900 kB\nMemAvailable:     500 kB\n")
+    assert machine._available(meminfo) == 500 * 1024
+    (tmp_path / "memory.current").write_text("300\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine._limit(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert machine._limit(tmp_path) == 700
+
+
+def test_unknown_memory_is_taken_for_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_available", lambda path: None)
+    monkeypatch.setattr(machine, "_limit", lambda path: None)
+    assert machine.free_bytes(CPU) == machine.UNKNOWN
+
+
+@pytest.mark.parametrize("has_amx", [False, True])
+def test_automatic_precision_is_fast_where_that_is_safe(
+    has_amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    data = tiny_denoiser()
+    fast = torch.bfloat16 if has_amx else torch.float32
+    assert machine.choose_dtype("auto", CPU, data) == fast
+    noise = data._replace(parameterisation=from_noise)
+    assert machine.choose_dtype("auto", CPU, noise) == torch.float32
+    assert machine.choose_dtype("bfloat16", CPU, noise) == torch.bfloat16
