@@ -7,6 +7,8 @@ EXPERIMENT ?= demo
 ARGS ?=
 INPUT ?=
 OUTPUT ?= restored
+MODEL ?=
+TO ?=
 CLUSTER ?=
 DRY_RUN ?=
 
@@ -20,7 +22,7 @@ SETTINGS = experiment=$(EXPERIMENT) $(ARGS)
 
 .PHONY: help setup demo test test-quick test-slurm check lint types layers shards verify captions \
 	train-controller train-restorer evaluate train-all status restore dashboard bench-data bench-train \
-	bench-convergence bench-sampling bench-restore clean
+	bench-convergence bench-sampling bench-restore pretrained export push clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -82,6 +84,15 @@ status: $(READY) ## how each stage of the run stands, with its job on a cluster
 
 restore: $(READY) ## restore photographs: make restore INPUT=photo-or-folder OUTPUT=folder
 	@$(RUN) restore $(SETTINGS) restore.input='$(INPUT)' restore.output='$(OUTPUT)'
+
+pretrained: $(READY) ## fetch all released weights, into ~/.cache/daclip
+	@$(BIN)/python -m pipeline.publish fetch
+
+export: $(READY) ## a model folder of a run: make export MODEL=run-folder OUTPUT=folder ARGS=--half
+	@$(BIN)/python -m pipeline.publish export '$(MODEL)' '$(OUTPUT)' $(ARGS)
+
+push: $(READY) ## publish a model folder on the Hugging Face Hub: make push MODEL=folder TO=owner/name
+	@$(BIN)/python -m pipeline.publish push '$(MODEL)' '$(TO)'
 
 dashboard: $(READY) ## curves of a run as RUN_DIR/dashboard.html; others beside: ARGS="dashboard.compare=[DIR]"
 	@$(RUN) dashboard $(SETTINGS)

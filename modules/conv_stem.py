@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
+
+FINE, GAIN = 2 / 3, 16
+"""The share of the first kernels that begin blind to brightness, and how much longer those are:
+fine structure is faint beside brightness, and learnt late where kernels see both."""
 
 
 class ConvStem(nn.Sequential):
@@ -41,6 +46,15 @@ class ConvStem(nn.Sequential):
         for before, after in zip((3, *channels), channels, strict=False):
             convolution = nn.Conv2d(before, after, 3, stride=2, padding=1)
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+            if not layers:
+                _see_fine_structure(convolution.weight)
             layers += [convolution, nn.GELU()]
         last = channels[-1] if channels else 3
         super().__init__(*layers, nn.Conv2d(last, width, rest, stride=rest, bias=False))
+
+
+@torch.no_grad()
+def _see_fine_structure(kernels: torch.Tensor) -> None:
+    """Let the first of the kernels, `[channels, 3, 3, 3]`, sum to zero over each colour."""
+    fine = kernels[: round(FINE * len(kernels))]
+    fine.sub_(fine.mean(dim=(2, 3), keepdim=True)).mul_(GAIN)

@@ -6,10 +6,10 @@ Nothing in a file is executed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -24,14 +24,13 @@ from modules.reference.daclip import load_reference_checkpoint
 from modules.restorer import Controller, Denoiser, Sampling, make_sampling
 from modules.sde import make_tables
 from pipeline.config import Config, ConfigError, RestorerConfig, SdeConfig
-from pipeline.released import kind_of, released_controller, released_restorer
+from pipeline.released import controller_as_ours, kind_of, restorer_as_ours
 
 FORMAT = "daclip-lightning/1"
+CONTROLLER, RESTORER = "controller", "restorer"
+"""The kinds of files."""
 NETWORK_PACKAGE = "modules."
 """Where a network named in a file may come from."""
-
-
-Model = TypeVar("Model", Controller, Denoiser)
 
 
 class BadModel(ValueError):
@@ -98,7 +97,8 @@ def load_pair(controller_path: Path, restorer_path: Path) -> tuple[Controller, D
 
 def save_controller(path: Path, daclip: DaClip, architecture: Any, words: tuple[str, ...]) -> None:
     """Save a trained DA-CLIP, whole."""
-    _save(path, daclip, "controller", {"architecture": architecture, "words": words})
+    about = {"architecture": architecture, "words": words}
+    _save(path, daclip.state_dict(), CONTROLLER, about)
 
 
 def load_controller(path: Path) -> Controller:
@@ -107,9 +107,7 @@ def load_controller(path: Path) -> Controller:
     Raises:
         BadModel: the file is missing, damaged, or of another kind or architecture.
     """
-    about, tensors = _load(path, "controller")
-    if about is None:
-        return _convert(released_controller, tensors, path)
+    about, tensors = _load(path, CONTROLLER)
     daclip = build_daclip(about["architecture"])
     _fill(daclip, tensors, path)
     return Controller(daclip, about["words"])
@@ -129,7 +127,7 @@ def save_restorer(
         "sde": asdict(sde),
         "controller_sha256": file_hash(controller),
     }
-    _save(path, network, "restorer", about)
+    _save(path, network.state_dict(), RESTORER, about)
 
 
 def load_restorer(path: Path, controller: Path) -> Denoiser:
@@ -139,15 +137,32 @@ def load_restorer(path: Path, controller: Path) -> Denoiser:
         BadModel: the file is missing, damaged, of another kind or architecture, or was trained
             with another controller, as far as it says with which.
     """
-    about, tensors = _load(path, "restorer")
-    if about is None:
-        return _convert(released_restorer, tensors, path)
-    if about["controller_sha256"] != file_hash(controller):
+    about, tensors = _load(path, RESTORER)
+    if about.get("controller_sha256", file_hash(controller)) != file_hash(controller):
         raise BadModel(f"{path} was trained with another controller than {controller}")
     network = build_network(about["network"])
     _fill(network, tensors, path)
     network.eval().requires_grad_(False)
     return Denoiser(network, make_tables(**about["sde"]), parameterisation(about["target"]))
+
+
+def save_copies(pair: tuple[Path, Path], copies: tuple[Path, Path], half: bool = False) -> None:
+    """Save a controller and its restorer again, in our format, whatever format they have.
+
+    Args:
+        pair: the controller's file and the restorer's.
+        copies: likewise; written the controller first, and a restorer names its controller.
+        half: weights in half precision, for files of half the size; loading gives float32.
+
+    Raises:
+        BadModel: a file cannot be used.
+    """
+    load_pair(*pair)  # so that what is saved is whole
+    for kind, path, copy in zip((CONTROLLER, RESTORER), pair, copies, strict=True):
+        about, tensors = _load(path, kind)
+        if kind == RESTORER:
+            about = {**about, "controller_sha256": file_hash(copies[0])}
+        _save(copy, _halved(tensors) if half else tensors, kind, about)
 
 
 def build_network(node: Mapping[str, Any]) -> nn.Module:
@@ -171,17 +186,19 @@ def build_network(node: Mapping[str, Any]) -> nn.Module:
     return network.to(memory_format=torch.channels_last)
 
 
-def _save(path: Path, module: nn.Module, kind: str, about: Mapping[str, Any]) -> None:
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()
-    }
+def _save(path: Path, tensors: Mapping[str, Tensor], kind: str, about: Mapping[str, Any]) -> None:
+    kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata = {"format": FORMAT, "kind": kind, "about": json.dumps(about)}
     with atomic_write(path) as file:
-        file.write(safetensors.torch.save(tensors, metadata))
+        file.write(safetensors.torch.save(kept, metadata))
 
 
-def _load(path: Path, kind: str) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
-    """What a file says of itself, None where it is the reference's, and its tensors."""
+def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n: value.half() if value.is_floating_point() else value for n, value in tensors.items()}
+
+
+def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a file says of itself, or what the reference's are known to be, and its tensors."""
     if not path.is_file():
         raise BadModel(f"no model {path}; train it first (`make train-{kind}`)")
     metadata = _metadata(path) if path.suffix == ".safetensors" else {}
@@ -194,10 +211,20 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any] | None, dict[str, Tenso
     if metadata.get("format") == FORMAT and metadata.get("kind") == kind:
         return json.loads(metadata["about"]), tensors
     if "format" not in metadata and kind_of(tensors) == kind:
-        return None, tensors
+        return _as_ours(tensors, kind, path)
     foreign = f"the reference's {kind_of(tensors)}" if kind_of(tensors) else "unknown format"
     found = f"{metadata.get('format', foreign)} {metadata.get('kind', '')}".strip()
     raise BadModel(f"{path} is no {kind} of ours ({FORMAT}) or the reference's, but: {found}")
+
+
+def _as_ours(
+    tensors: Mapping[str, Tensor], kind: str, path: Path
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    convert = controller_as_ours if kind == CONTROLLER else restorer_as_ours
+    try:
+        return convert(tensors)
+    except (ValueError, RuntimeError) as error:  # torch's own, where shapes contradict each other
+        raise BadModel(f"{path}: {error}") from error
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -206,13 +233,6 @@ def _metadata(path: Path) -> dict[str, str]:
             return file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise BadModel(f"{path} is not a whole safetensors file ({error})") from error
-
-
-def _convert(make: Callable[[dict[str, Tensor]], Model], tensors: Any, path: Path) -> Model:
-    try:
-        return make(tensors)
-    except (ValueError, RuntimeError) as error:  # torch's own, where shapes contradict each other
-        raise BadModel(f"{path}: {error}") from error
 
 
 def _fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from datamodules.degradations import WORDS
-from modules.daclip import build_daclip
-from modules.prediction import parameterisation
-from modules.reference.daclip import (
-    convert_daclip,
-    infer_architecture,
-)
+from modules.reference.daclip import convert_daclip, infer_architecture
 from modules.reference.unet import convert_unet, infer_unet_config
-from modules.restorer import Controller, Denoiser
-from modules.sde import make_tables
-from modules.unet import ConditionalUNet
 
 CONTROLLER, RESTORER = "visual_control.", "init_conv.weight"
 """Names that tell the reference's two kinds of files apart."""
@@ -30,27 +22,26 @@ def kind_of(tensors: Mapping[str, Tensor]) -> str:
     return "restorer" if RESTORER in tensors else ""
 
 
-def released_controller(tensors: Mapping[str, Tensor]) -> Controller:
-    """The reference's DA-CLIP, which tells the ten words apart.
+def controller_as_ours(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What to build, and its weights, of the reference's DA-CLIP, which tells the ten words apart.
 
     Raises:
         ValueError: the tensors are not a whole one; its heads are taken to have 64 channels, as
             those of ViT-B-32 and ViT-L-14 have.
     """
-    daclip = build_daclip(infer_architecture(tensors))
-    daclip.load_state_dict(convert_daclip(tensors))
-    return Controller(daclip, WORDS)
+    about = {"architecture": infer_architecture(tensors), "words": WORDS}
+    return about, convert_daclip(tensors)
 
 
-def released_restorer(tensors: Mapping[str, Tensor]) -> Denoiser:
-    """The reference's U-Net, which predicts noise under the cosine schedule with T = 100.
+def restorer_as_ours(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What to build, and its weights, of the reference's U-Net.
+
+    It predicts noise under the cosine schedule with T = 100, and does not say which controller it
+    was trained with.
 
     Raises:
         ValueError: the tensors are not a whole one.
     """
     weights = convert_unet(tensors)
-    network = ConditionalUNet(**infer_unet_config(tensors))
-    network.load_state_dict(weights)
-    network.to(memory_format=torch.channels_last)
-    network.eval().requires_grad_(False)
-    return Denoiser(network, make_tables("cosine"), parameterisation("noise"))
+    network = {"_target_": "modules.unet.ConditionalUNet", **infer_unet_config(tensors)}
+    return {"network": network, "target": "noise", "sde": {"schedule": "cosine"}}, weights

@@ -48,6 +48,16 @@ def test_a_stem_sees_the_strength_of_fine_noise_where_a_linear_embedding_cannot(
     assert response(stem, 1.0) > 5 * chance
 
 
+def test_most_kernels_begin_blind_to_brightness() -> None:
+    first = build(stem=[12, 12]).clip.visual.conv1[0]
+    flat = torch.tensor([0.2, 0.5, 0.9]).view(1, 3, 1, 1).expand(1, 3, 9, 9)
+
+    with torch.no_grad():
+        seen = first(flat)[0, :, 1:-1, 1:-1].sub(first.bias.view(-1, 1, 1)).abs().amax(dim=(1, 2))
+
+    assert (seen[:8] < 1e-4).all() and (seen[8:] > 1e-2).all()
+
+
 def test_the_controller_has_a_stem_of_its_own_and_both_train() -> None:
     daclip = build(stem=[8, 12, 16])
     daclip.unfreeze_clip()

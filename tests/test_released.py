@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from datamodules.degradations import WORDS
 from modules.clip_view import clip_view
@@ -20,41 +17,23 @@ from pipeline.config import Config, ConfigError
 from pipeline.models import BadModel, load_controller, load_models, load_restorer
 from tests.evaluating import ARCHITECTURE, save_models, tiny_daclip
 from tests.golden_vectors import GOLDEN
+from tests.released_files import (
+    reference_names,
+    save_released_controller,
+    save_released_restorer,
+)
 
 MakeConfig = Callable[..., Config]
 
 
-def reference_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of ours as the reference lays it out, its vision tower stored twice."""
-    found = {}
-    for name, tensor in state.items():
-        new = re.sub(
-            r"^controller\.zero_linears\.", "visual_control.transformer.zero_modules.", name
-        )
-        new = re.sub(
-            r"^controller\.tower\.transformer\.", "visual_control.transformer.transformer.", new
-        )
-        new = re.sub(r"^controller\.tower\.", "visual_control.", new)
-        found[new] = tensor
-        if name.startswith("clip.visual."):
-            found[name.removeprefix("clip.")] = tensor
-    return found
-
-
 @pytest.fixture
 def controller(tmp_path: Path) -> Path:
-    """As the reference's training writes it, with a number of numpy's."""
-    path = tmp_path / "daclip.pt"
-    state = reference_names(tiny_daclip().state_dict())
-    torch.save({"epoch": np.float64(2), "name": "run", "state_dict": state, "optimizer": {}}, path)
-    return path
+    return save_released_controller(tmp_path / "daclip.pt")
 
 
 @pytest.fixture
 def restorer(tmp_path: Path) -> Path:
-    path = tmp_path / "universal-ir.pth"
-    torch.save(load_file(GOLDEN / "unet_daclip_sde" / "state_dict.safetensors"), path)
-    return path
+    return save_released_restorer(tmp_path / "universal-ir.pth")
 
 
 def test_released_controller_sees_what_the_network_saw(controller: Path) -> None:

@@ -1,0 +1,184 @@
+"""Trained models by name: the one that comes with the project, released ones, folders, the Hub's.
+
+A model folder has `controller.safetensors`, `restorer.safetensors`, `model.json`, which says how
+to sample, and a `README.md`. Files of the reference are converted once, to such a folder below
+the cache, `$DACLIP_CACHE` or `~/.cache/daclip`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from yaml import YAMLError
+
+from datamodules.files import file_hash, write_json
+
+SHIPPED = Path(str(files("pipeline"))) / "shipped"
+"""The model that comes with the project."""
+CONTROLLER, RESTORER, ABOUT = "controller.safetensors", "restorer.safetensors", "model.json"
+REPOSITORY = "weblzw/daclip-uir-ViT-B-32-irsde"
+"""Where the reference's weights are released, on the Hugging Face Hub."""
+SAMPLING = {"method": "dpmpp_2m", "eta": 0.0, "calls": 10, "grid": "uniform"}
+"""For released weights, which predict noise; see docs/sampling.md."""
+HUB_NAME = r"[\w.-]+/[\w.-]+"
+
+
+class ModelFiles(NamedTuple):
+    """What a model consists of."""
+
+    controller: Path
+    restorer: Path
+    sampling: dict[str, Any]
+    """`method`, `eta`, `calls` and `grid`, as `make_sampling` takes them."""
+
+
+RELEASED = {
+    "universal-ir": ("daclip_ViT-B-32.pt", "universal-ir.pth"),
+    "universal-ir-mix": ("daclip_ViT-B-32_mix.pt", "universal-ir-mix.pth"),
+    "wild-ir": ("wild-daclip_ViT-L-14.pt", "wild-ir.pth"),
+}
+"""The names of the released pairs, and their files: the controller's and the restorer's."""
+
+
+def find_model(name: str | Path | None = None) -> ModelFiles:
+    """The files of a model, fetched and converted where they are not here yet.
+
+    Args:
+        name: None for the model that comes with the project; a name in RELEASED; a model folder,
+            the folder of a run, or one with a released pair; `owner/name` on the Hugging Face Hub.
+
+    Raises:
+        BadModel: there is no such model; the message says what to fetch and where to put it.
+    """
+    from pipeline.models import BadModel
+
+    if name is None:
+        if SHIPPED.is_dir():
+            return _in_folder(SHIPPED)
+        raise BadModel(f"no model comes with this copy of the project; name one: {_choices()}")
+    if str(name) in RELEASED:
+        return _released(str(name))
+    if Path(name).is_dir():
+        return _in_folder(Path(name))
+    if not Path(name).exists() and re.fullmatch(HUB_NAME, str(name)):
+        return _in_folder(_fetch_folder(str(name)))
+    if Path(name).is_file():
+        raise BadModel(f"{name} is a file, and a model is two; give the folder they lie in")
+    raise BadModel(f"there is no model {str(name)!r}; name one: {_choices()}")
+
+
+def cache() -> Path:
+    """The folder of converted models; `$DACLIP_CACHE`, where that is set."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("DACLIP_CACHE") or base / "daclip")
+
+
+def _choices() -> str:
+    return (
+        f"{', '.join(RELEASED)}, a model folder, the folder of a run, or owner/name on the "
+        "Hugging Face Hub"
+    )
+
+
+def _in_folder(folder: Path) -> ModelFiles:
+    from pipeline.models import BadModel
+
+    if (folder / RESTORER).is_file():
+        return ModelFiles(folder / CONTROLLER, folder / RESTORER, _sampling_in(folder / ABOUT))
+    stages = folder / "controller", folder / "restorer"
+    if all((stage / "model.safetensors").is_file() for stage in stages):
+        controller, restorer = (stage / "model.safetensors" for stage in stages)
+        return ModelFiles(controller, restorer, _sampling_in(stages[1] / "config.yaml"))
+    for pair in RELEASED.values():
+        if all((folder / file).is_file() for file in pair):
+            return ModelFiles(folder / pair[0], folder / pair[1], SAMPLING)
+    raise BadModel(
+        f"{folder} holds no model: there is neither {RESTORER} nor a trained run "
+        "(restorer/model.safetensors) nor a released pair (such as "
+        f"{' and '.join(RELEASED['universal-ir'])})"
+    )
+
+
+def _sampling_in(path: Path) -> dict[str, Any]:
+    """How to sample, as a model's or a run's settings say."""
+    from omegaconf import OmegaConf
+
+    from pipeline.models import BadModel
+
+    try:
+        about = OmegaConf.to_container(OmegaConf.load(path))  # JSON is YAML, too
+    except FileNotFoundError as error:
+        raise BadModel(f"{path} is missing, which says how to sample; get it anew") from error
+    except (YAMLError, OSError, ValueError) as error:
+        raise BadModel(f"{path} is damaged ({_first_line(error)}); get it anew") from error
+    sampling = about.get("sampling") if isinstance(about, dict) else None
+    if not isinstance(sampling, dict) or sampling.keys() != SAMPLING.keys():
+        raise BadModel(f"{path} does not say how to sample: {', '.join(SAMPLING)}; get it anew")
+    return {str(name): value for name, value in sampling.items()}
+
+
+def _released(name: str) -> ModelFiles:
+    """Of a released pair: converted where that was done, else put there by hand, or fetched."""
+    from pipeline.models import save_copies
+
+    folder, pair = cache() / name, RELEASED[name]
+    if (folder / ABOUT).is_file():
+        return _in_folder(folder)
+    controller, restorer = (
+        folder / file if (folder / file).is_file() else _fetch_file(file, folder) for file in pair
+    )
+    save_copies((controller, restorer), (folder / CONTROLLER, folder / RESTORER))
+    source = {file.name: file_hash(file.resolve()) for file in (controller, restorer)}
+    about = {"name": name, "sampling": SAMPLING, "source": REPOSITORY, "sha256": source}
+    write_json(folder / ABOUT, about)  # last: it says that the conversion is done
+    return _in_folder(folder)
+
+
+def _fetch_file(file: str, by_hand: Path) -> Path:
+    """A file of the released weights, whole as the Hub's hash says."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    from pipeline.models import BadModel
+
+    try:
+        path = Path(hf_hub_download(REPOSITORY, file))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise BadModel(
+            f"{file} cannot be fetched from {REPOSITORY} on the Hugging Face Hub "
+            f"({_first_line(error)}). Fetch it where there is a network and put it into {by_hand}"
+        ) from error
+    expected = path.resolve().name  # the cache names large files by their SHA-256
+    if re.fullmatch("[0-9a-f]{64}", expected) and file_hash(path) != expected:
+        path.resolve().unlink()
+        raise BadModel(
+            f"what was fetched as {file} is damaged: its SHA-256 is not {expected}. It was "
+            "deleted; run the same command again"
+        )
+    return path
+
+
+def _fetch_folder(repository: str) -> Path:
+    """A model folder on the Hub."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    from pipeline.models import BadModel
+
+    wanted = [CONTROLLER, RESTORER, ABOUT]
+    try:
+        return Path(snapshot_download(repository, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise BadModel(
+            f"there is no folder {repository}, and no such model can be fetched from the Hugging "
+            f"Face Hub ({_first_line(error)}). Fetch {', '.join(wanted)} of it where there is a "
+            "network, and give the folder you put them into"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")

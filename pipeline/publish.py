@@ -1,0 +1,150 @@
+"""`python -m pipeline.publish`: model folders to pass on; released weights fetched ahead.
+
+fetch                        all released weights, into the cache
+export MODEL FOLDER          a model folder of a run, or of any model
+push FOLDER OWNER/NAME       a model folder to the Hugging Face Hub
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from datamodules.files import atomic_write, read_json, write_json
+from pipeline.models import BadModel, load_pair, save_copies
+from pipeline.pretrained import ABOUT, CONTROLLER, RELEASED, RESTORER, ModelFiles, find_model
+
+logger = logging.getLogger(__name__)
+
+CARD = "README.md"
+FIGURES = Path("evaluation") / "metrics.json"
+"""What a run's evaluation found."""
+
+
+def export(model: str | Path, folder: Path, half: bool = False) -> None:
+    """Write a model folder, with a card.
+
+    Args:
+        model: as `find_model` takes it.
+        folder: to write; it must not have a model yet.
+        half: weights in half precision.
+
+    Raises:
+        BadModel: the model cannot be used, or there is one in the folder.
+    """
+    found = find_model(model)
+    if (folder / RESTORER).exists():
+        raise BadModel(f"there is a model in {folder} already; choose another folder")
+    save_copies(found[:2], (folder / CONTROLLER, folder / RESTORER), half)
+    write_json(folder / ABOUT, {"name": folder.resolve().name, "sampling": found.sampling})
+    figures = Path(model) / FIGURES
+    found_figures = read_json(figures) if figures.is_file() else None
+    with atomic_write(folder / CARD) as file:
+        file.write(card(folder, found_figures).encode())
+
+
+def card(folder: Path, figures: Mapping[str, Any] | None) -> str:
+    """The model card of a model folder, in Markdown.
+
+    Args:
+        folder: with its weights and how to sample.
+        figures: what `make evaluate` wrote of it, None where it was not evaluated.
+    """
+    found = find_model(folder)
+    controller, denoiser = load_pair(found.controller, found.restorer)
+    environment = Environment(
+        loader=PackageLoader("pipeline", "."), undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("card.md.j2").render(
+        name=read_json(folder / ABOUT)["name"],
+        words=controller.words,
+        sampling=found.sampling,
+        T=denoiser.tables.T,
+        parameters={
+            "controller": sum(p.numel() for p in controller.daclip.parameters()),
+            "restorer": sum(p.numel() for p in denoiser.network.parameters()),
+        },
+        megabytes=_bytes(found) / 1e6,
+        figures=figures,
+    )
+
+
+def push(folder: Path, repository: str) -> str:
+    """Publish a model folder on the Hugging Face Hub; its address there.
+
+    Raises:
+        BadModel: the folder has no whole model, or the Hub does not take it.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    found = find_model(folder)
+    load_pair(found.controller, found.restorer)
+    try:
+        api = HfApi()
+        api.create_repo(repository, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            allow_patterns=[CONTROLLER, RESTORER, ABOUT, CARD],
+        )
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+        raise BadModel(
+            f"{repository} was not published: {str(error).strip().partition(chr(10))[0]}. It "
+            "takes a network and a token that may write there: `hf auth login`, or HF_TOKEN"
+        ) from error
+    return str(commit.commit_url)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says; its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.publish", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    actions = parser.add_subparsers(dest="action", required=True)
+    actions.add_parser("fetch")
+    exporting, pushing = actions.add_parser("export"), actions.add_parser("push")
+    exporting.add_argument("model", help="a run's folder, or any model by name")
+    exporting.add_argument("folder", type=Path)
+    exporting.add_argument("--half", action="store_true", help="weights in half precision")
+    pushing.add_argument("folder", type=Path)
+    pushing.add_argument("repository", help="OWNER/NAME on the Hugging Face Hub")
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        if chosen.action == "export":
+            export(chosen.model, chosen.folder, chosen.half)
+            logger.info("wrote %s, %.1f MB", chosen.folder, _bytes(find_model(chosen.folder)) / 1e6)
+        elif chosen.action == "push":
+            logger.info("published: %s", push(chosen.folder, chosen.repository))
+        else:
+            return _fetch_all()
+    except (BadModel, OSError) as error:
+        logger.error("error: %s", error)
+        return 1
+    return 0
+
+
+def _fetch_all() -> int:
+    """Each released model; one that fails does not keep the others from coming."""
+    failed = 0
+    for name in RELEASED:
+        try:
+            logger.info("%s: %s", name, find_model(name).restorer.parent)
+        except (BadModel, OSError) as error:
+            logger.error("%s: error: %s", name, error)
+            failed = 1
+    return failed
+
+
+def _bytes(found: ModelFiles) -> int:
+    return found.controller.stat().st_size + found.restorer.stat().st_size
+
+
+if __name__ == "__main__":
+    sys.exit(main())
