@@ -46,7 +46,7 @@ $(READY): $(PACKAGES) pyproject.toml
 
 demo: ## run the whole chain offline on embedded photographs, ending in a report and a restored photo
 	@$(MAKE) --no-print-directory train-all EXPERIMENT=demo
-	@$(MAKE) --no-print-directory restore EXPERIMENT=demo INPUT=outputs/demo/evaluation/examples OUTPUT=outputs/demo/restored
+	@$(MAKE) --no-print-directory restore MODEL=outputs/demo INPUT=outputs/demo/evaluation/examples OUTPUT=outputs/demo/restored
 
 verify: $(READY) ## check the shards against their index, and name every fault
 	@$(RUN) verify $(SETTINGS)
@@ -82,8 +82,8 @@ train-all: evaluate ## captions, controller, restorer and evaluation, each if it
 status: $(READY) ## how each stage of the run stands, with its job on a cluster
 	@$(RUN) status $(SETTINGS)
 
-restore: $(READY) ## restore photographs: make restore INPUT=photo-or-folder OUTPUT=folder
-	@$(RUN) restore $(SETTINGS) restore.input='$(INPUT)' restore.output='$(OUTPUT)'
+restore: $(READY) ## restore photographs: make restore INPUT=photos OUTPUT=folder MODEL=name ARGS="--steps 4"
+	@$(BIN)/restore '$(INPUT)' --output '$(OUTPUT)' $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
 pretrained: $(READY) ## fetch all released weights, into ~/.cache/daclip
 	@$(BIN)/python -m pipeline.publish fetch

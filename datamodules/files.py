@@ -30,7 +30,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise OSError(
             error.errno,
             f"cannot write {path}: {error.strerror}. Nothing half-written was left; "
-            "make room or set `run_dir` to another disk, then run the same command again",
+            "make room or choose a folder on another disk, then run the same command again",
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -52,12 +53,18 @@ def decode_image(data: bytes, name: str) -> Pixels:
     Raises:
         BadImage: not an image, truncated, transparent, or of an unsupported kind.
     """
+    with pillow_faults(name, len(data)), Image.open(io.BytesIO(data)) as image:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image), name)
+
+
+@contextmanager
+def pillow_faults(name: str, size: int) -> Iterator[None]:
+    """Turn what Pillow raises for an image file of `size` bytes into BadImage, with its name."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), name)
+        yield
     except UnidentifiedImageError as error:
-        raise BadImage(f"{name}: not an image ({len(data)} bytes)") from error
+        raise BadImage(f"{name}: not an image ({size} bytes)") from error
     except _PILLOW_FAULTS as error:
         if isinstance(error, BadImage):
             raise

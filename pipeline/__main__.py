@@ -55,9 +55,7 @@ def _message(error: Exception) -> str:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
-    parser.add_argument(
-        "command", choices=[*STAGES, "verify", "restore", "dashboard", "submit", "status"]
-    )
+    parser.add_argument("command", choices=[*STAGES, "verify", "dashboard", "submit", "status"])
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="see conf/config.yaml")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     parser.add_argument("--upto", choices=STAGES, default="evaluate", help="last stage to submit")
@@ -66,11 +64,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _do(arguments: argparse.Namespace, config: Config) -> None:
-    if arguments.command == "restore":
-        from pipeline.restore import run
-
-        run(config)
-    elif arguments.command == "dashboard":
+    if arguments.command == "dashboard":
         from pipeline.dashboard import run as draw
 
         draw(config)

@@ -141,14 +141,6 @@ class EvaluateConfig:
 
 
 @dataclass
-class RestoreConfig:
-    """Restoring photographs."""
-
-    input: str | None = None
-    output: str | None = None
-
-
-@dataclass
 class TrainerConfig:
     """Where and how training runs."""
 
@@ -218,7 +210,6 @@ class Config:
     restorer: RestorerConfig = MISSING
     sampling: SamplingConfig = MISSING
     evaluate: EvaluateConfig = MISSING
-    restore: RestoreConfig = MISSING
     trainer: TrainerConfig = MISSING
     cluster: ClusterConfig = MISSING
     logger: LoggerConfig = MISSING

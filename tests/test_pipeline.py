@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from datamodules.images import read_image
 from pipeline.models import BadModel, load_controller, load_restorer
+from pipeline.restoration.command import main as restore
 from tests.conftest import CHAIN, call, command, photograph
 
 
@@ -73,46 +74,12 @@ def test_killed_training_goes_on_as_if_undisturbed(
 
 
 @pytest.mark.slow
-def test_photographs_are_restored(finished: Path, tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    Image.fromarray(photograph(37, 51)).save(photos / "a.jpg")
-    Image.fromarray(photograph(50, 40)[..., 0]).save(photos / "grey.png")
-    (photos / "broken.png").write_bytes(b"no image")
-    result = call(
-        finished, "restore", f"restore.input={photos}", f"restore.output={tmp_path / 'out'}"
-    )
-    assert result.returncode == 1
-    assert "1 of 3 not restored" in result.stderr
-    assert "broken.png: not an image" in result.stderr
-    assert read_image(tmp_path / "out" / "a.png").shape == (37, 51, 3)
-    assert read_image(tmp_path / "out" / "grey.png").shape == (50, 40, 3)
-
-
-@pytest.mark.slow
-def test_restoring_is_reproducible(finished: Path, tmp_path: Path, save_image: object) -> None:
-    photo = save_image("photo.png")  # type: ignore[operator]
-    for name in ("one", "two"):
-        out = f"restore.output={tmp_path / name}"
-        assert call(finished, "restore", f"restore.input={photo}", out).returncode == 0
-    one, two = ((tmp_path / name / "photo.png").read_bytes() for name in ("one", "two"))
-    assert one == two
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("overrides", "named"),
-    [
-        (["restore.input=gone.png", "restore.output=out"], "gone.png"),
-        (["restore.input=x.png"], "make restore INPUT=... OUTPUT=..."),
-        (["restore.input=x.png", "restore.output=."], "x.png"),
-    ],
-)
-def test_what_cannot_be_restored_is_named(finished: Path, overrides: list[str], named: str) -> None:
-    result = call(finished, "restore", *overrides)
-    assert result.returncode == 1
-    assert named in result.stderr
-    assert "Traceback" not in result.stderr
+def test_photographs_are_restored_by_a_run(finished: Path, tmp_path: Path) -> None:
+    Image.fromarray(photograph(37, 51)).save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    status = restore([str(tmp_path / "a.png"), "-o", str(out), "-m", str(finished), "--steps", "1"])
+    assert status == 0
+    assert read_image(out / "a.png").shape == (37, 51, 3)
 
 
 def test_stage_without_the_one_before_says_so(tmp_path: Path) -> None:

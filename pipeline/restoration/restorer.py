@@ -52,6 +52,11 @@ class Options(TypedDict, total=False):
     tile: Tile
     strength: float
     candidates: int
+
+
+class Request(Options, total=False):
+    """How to restore, and whom to tell of it."""
+
     on_step: OnStep | None
 
 
@@ -144,11 +149,11 @@ class Restorer:
         return self._sampling.calls
 
     @overload
-    def __call__(self, images: list[Any], **options: Unpack[Options]) -> list[Restoration]: ...
+    def __call__(self, images: list[Any], **options: Unpack[Request]) -> list[Restoration]: ...
     @overload
-    def __call__(self, images: Given, **options: Unpack[Options]) -> Restoration: ...
+    def __call__(self, images: Given, **options: Unpack[Request]) -> Restoration: ...
     def __call__(
-        self, images: Given | list[Any], **options: Unpack[Options]
+        self, images: Given | list[Any], **options: Unpack[Request]
     ) -> Restoration | list[Restoration]:
         """Restore one image or several, one after the other.
 
@@ -171,7 +176,7 @@ class Restorer:
             return [self._restore(image, **options) for image in images]
         return self._restore(images, **options)
 
-    def _restore(self, image: Given, **options: Unpack[Options]) -> Restoration:
+    def _restore(self, image: Given, **options: Unpack[Request]) -> Restoration:
         opened = open_picture(image)
         found = self.restore_pixels(opened.canvas, **options)
         pictures = [opened.give_back(canvas) for canvas in found.candidates]
@@ -209,8 +214,14 @@ class Restorer:
         """
         started = time.perf_counter()
         check_canvas(pixels)
-        self._check(steps, seed, tile, strength, candidates)
-        choice = parse_choice(degradation, self.words)
+        choice = self.check(
+            degradation=degradation,
+            steps=steps,
+            seed=seed,
+            tile=tile,
+            strength=strength,
+            candidates=candidates,
+        )
         height, width, _ = pixels.shape
         side = self._side(height, width, tile)
         sampling = self._sampling._replace(calls=steps or self.steps)
@@ -232,20 +243,21 @@ class Restorer:
             seconds=time.perf_counter() - started,
         )
 
-    def _side(self, height: int, width: int, tile: Tile) -> int:
-        """Of the tiles; of a whole image, that of the one tile."""
-        if tile == "auto":
-            tile = auto_side(height, width, self._denoiser.network, self.device, self._dtype)
-        return max(height, width, SMALLEST) if tile is None else tile
+    def check(
+        self,
+        *,
+        degradation: str = "auto",
+        steps: int | None = None,
+        seed: int = 0,
+        tile: Tile = "auto",
+        strength: float = 1.0,
+        candidates: int = 1,
+    ) -> dict[str, float]:
+        """Check options of `restore_pixels`; what the degradation tells the restorer, by shares.
 
-    def _probabilities(self, seen: Embeddings) -> dict[str, float]:
-        found = self._controller.probabilities(seen)[0].tolist()
-        pairs = zip(self.words, found, strict=True)
-        return dict(sorted(pairs, key=lambda pair: -pair[1]))
-
-    def _check(
-        self, steps: int | None, seed: int, tile: Tile, strength: float, candidates: int
-    ) -> None:
+        Raises:
+            ValueError: one is out of range.
+        """
         if steps is not None and not 1 <= steps <= self.T:
             raise ValueError(f"steps must be in 1..{self.T} with this model, got {steps}")
         if seed < 0:
@@ -256,6 +268,18 @@ class Restorer:
             raise ValueError(f"strength must be in 0..1, got {strength}")
         if candidates < 1:
             raise ValueError(f"candidates must be 1 or more, got {candidates}")
+        return parse_choice(degradation, self.words)
+
+    def _side(self, height: int, width: int, tile: Tile) -> int:
+        """Of the tiles; of a whole image, that of the one tile."""
+        if tile == "auto":
+            tile = auto_side(height, width, self._denoiser.network, self.device, self._dtype)
+        return max(height, width, SMALLEST) if tile is None else tile
+
+    def _probabilities(self, seen: Embeddings) -> dict[str, float]:
+        found = self._controller.probabilities(seen)[0].tolist()
+        pairs = zip(self.words, found, strict=True)
+        return dict(sorted(pairs, key=lambda pair: -pair[1]))
 
 
 def _planes(pixels: Canvas) -> Tensor:

@@ -1,0 +1,155 @@
+"""`restore PHOTO... --output FOLDER`: restore photographs, whatever ails them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Nothing heavy above: what is wrong with the arguments, and --help, are told at once.
+
+logger = logging.getLogger(__name__)
+
+INTERRUPTED = 130
+RECORD = ".restored.jsonl"
+"""In the output folder: what was restored, and how, a line for each."""
+
+
+class Settings(NamedTuple):
+    """How to restore, as `Restorer.restore_pixels` and the sheets take it."""
+
+    degradation: str
+    steps: int | None
+    seed: int
+    tile: int | str | None
+    strength: float
+    candidates: int
+    compare: bool
+    save_steps: bool
+    format: str | None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; its exit status."""
+    chosen = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    from datamodules.images import BadImage
+    from pipeline.restoration.inputs import find_jobs
+
+    settings = Settings(**{name: getattr(chosen, name) for name in Settings._fields})
+    try:
+        suffix = None if settings.format is None else f".{settings.format}"
+        jobs = find_jobs(chosen.inputs, chosen.output, suffix, sys.stdin)
+        record = Record(chosen.output / RECORD, settings, chosen.model)
+        waiting = [job for job in jobs if chosen.overwrite or not record.has(job)]
+        if not chosen.overwrite:
+            record.check_foreign(waiting)
+        _tell_waiting(len(jobs), len(waiting))
+        if chosen.dry_run:
+            for job in waiting:
+                logger.info("%s -> %s", job.source, job.target)
+            return 0
+        if not waiting:
+            return 0
+        from pipeline.restoration.work import restore_all
+
+        failed = restore_all(waiting, settings, chosen.model, chosen.device, record.add)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; the same command goes on from here\n")
+        return INTERRUPTED
+    except (BadImage, ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    if failed:
+        sys.stderr.write(f"{failed} of {len(waiting)} photographs were not restored, see above\n")
+    return 1 if failed else 0
+
+
+class Record:
+    """What has been restored into a folder, so that the same command does not do it again."""
+
+    def __init__(self, path: Path, settings: Settings, model: str | None) -> None:
+        """Read what there is; a line that was cut off counts for nothing."""
+        self._path = path
+        self._how = [model, *settings]
+        self._done: dict[str, Any] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            try:
+                entry = json.loads(line)
+                self._done[entry["target"]] = entry
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    def has(self, job: Any) -> bool:
+        """Whether a photograph as it now is has been restored in this way, and is there."""
+        return job.target.is_file() and self._done.get(self._name(job)) == self._entry(job)
+
+    def check_foreign(self, jobs: list[Any]) -> None:
+        """Refuse to write over what was not made by this command.
+
+        Raises:
+            ValueError: a file is there already.
+        """
+        for job in jobs:
+            if job.target.exists() and self._name(job) not in self._done:
+                raise ValueError(
+                    f"{job.target} is there and was not made by this command; choose another "
+                    "output folder, or give --overwrite"
+                )
+
+    def add(self, job: Any) -> None:
+        """Remember that a photograph was restored."""
+        self._done[self._name(job)] = entry = self._entry(job)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def _name(self, job: Any) -> str:
+        return str(job.target.relative_to(self._path.parent).as_posix())
+
+    def _entry(self, job: Any) -> dict[str, Any]:
+        try:
+            about = job.source.stat()
+        except OSError:  # it is told when it is its turn
+            return {}
+        source = [str(job.source.resolve()), about.st_size, about.st_mtime_ns]
+        return {"target": self._name(job), "source": source, "how": self._how}
+
+
+def _tell_waiting(count: int, waiting: int) -> None:
+    done = f", {count - waiting} of them done already" if waiting < count else ""
+    logger.info("%d photograph%s%s", count, "" if count == 1 else "s", done)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="restore", description=__doc__)
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="PHOTO", help="file, folder, pattern, or - for names on stdin")
+    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where to write")
+    add("-m", "--model", help="name or folder of a model; left out: the one that comes with this")
+    add("-d", "--degradation", default="auto", help='what ails them: rainy, "noisy:0.5,low-light"')
+    add("--steps", type=int, help="network calls an image; more take longer")
+    add("--seed", type=int, default=0, help="of the noise; another one gives another result")
+    add("--tile", type=_tile, default="auto", help="side of tiles in pixels, auto or none")
+    add("--strength", type=float, default=1.0, help="0 leaves the image, 1 restores it in full")
+    add("--candidates", type=int, default=1, help="results of an image, and where they differ")
+    add("--format", choices=["png", "jpg", "webp", "tif", "bmp"], help="of what is written")
+    add("--compare", action="store_true", help="a sheet of before beside after, too")
+    add("--save-steps", action="store_true", help="a strip of the steps in between, too")
+    add("--device", default="auto", help="auto, cpu, cuda, mps, or several: cuda:0,cuda:1")
+    add("--overwrite", action="store_true", help="restore again what is there already")
+    add("--dry-run", action="store_true", help="show what would be done")
+    return parser
+
+
+def _tile(text: str) -> int | str | None:
+    if text == "auto":
+        return text
+    if text == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not auto, none or a number") from None

@@ -1,0 +1,126 @@
+"""Restored photographs as files, with what came with the degraded ones."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from pipeline.restoration.photographs import Photograph
+from pipeline.restoration.pictures import Canvas, grey
+
+WIDE = {"PNG", "TIFF"}
+"""Formats that can hold 16 bits."""
+OPAQUE = {"JPEG", "BMP"}
+"""Formats without transparency."""
+SAVING: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"quality": 95},
+    "TIFF": {"compression": "tiff_adobe_deflate"},
+}
+
+
+def encode_photograph(
+    photograph: Photograph, pixels: Canvas, format: str
+) -> tuple[bytes, tuple[str, ...]]:
+    """Encode restored pixels as a file like the one they came from.
+
+    Args:
+        photograph: the degraded one.
+        pixels: `[H, W, 3]`, of its type.
+        format: a name in FORMATS.
+
+    Returns:
+        The bytes of the file, and what could not be kept in this format.
+    """
+    remarks = list(photograph.remarks)
+    if pixels.dtype == np.uint16 and format not in WIDE:
+        remarks.append(f"{format} has 8 bits a channel, the photograph had 16")
+        pixels = _narrow(pixels)
+        if photograph.alpha is not None:
+            photograph = photograph._replace(alpha=_narrow(photograph.alpha))
+    if photograph.alpha is not None and format in OPAQUE:
+        remarks.append(f"{format} has no transparency; it was left out")
+        photograph = photograph._replace(alpha=None)
+    array = grey(pixels)[..., None] if photograph.is_grey else pixels
+    if photograph.alpha is not None:
+        array = np.concatenate([array, photograph.alpha[..., None]], axis=2)
+    kept = photograph.kept
+    if pixels.dtype == np.uint8:
+        return _encode_narrow(array, format, kept), tuple(remarks)
+    if format == "PNG":
+        return _encode_wide_png(array, kept), tuple(remarks)
+    if kept.keys() & {"exif", "xmp"}:
+        remarks.append("EXIF and XMP do not go into a TIFF of 16 bits")
+    return _encode_wide_tiff(array, kept), tuple(remarks)
+
+
+def _narrow(array: NDArray[Any]) -> NDArray[Any]:
+    return np.rint(array / 257.0).astype(np.uint8)
+
+
+def _encode_narrow(array: NDArray[Any], format: str, kept: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    if format == "BMP":
+        kept = {name: value for name, value in kept.items() if name == "dpi"}
+    if format == "PNG" and "xmp" in kept:
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", kept["xmp"].decode("utf-8", "replace"))
+        kept = {**kept, "pnginfo": info}
+        del kept["xmp"]
+    if format == "WEBP" and image.mode == "LA":
+        image = image.convert("RGBA")
+    image.save(buffer, format, **SAVING.get(format, {}), **kept)
+    return buffer.getvalue()
+
+
+def _encode_wide_png(array: NDArray[Any], kept: dict[str, Any]) -> bytes:
+    """OpenCV writes 16 bits and no metadata: those chunks are put in behind the header."""
+    if array.shape[2] == 2:  # which OpenCV does not write
+        array = np.concatenate([array[..., :1]] * 3 + [array[..., 1:]], axis=2)
+    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[array.shape[2]]
+    _, encoded = cv2.imencode(".png", array[..., order])
+    data, chunks = encoded.tobytes(), b""
+    if "icc_profile" in kept:
+        chunks += _chunk(b"iCCP", b"ICC\0\0" + zlib.compress(kept["icc_profile"]))
+    if "exif" in kept:
+        chunks += _chunk(b"eXIf", kept["exif"].removeprefix(b"Exif\0\0"))
+    if "dpi" in kept:
+        metre = (round(float(dots) / 0.0254) for dots in kept["dpi"])
+        chunks += _chunk(b"pHYs", struct.pack(">IIB", *metre, 1))
+    if "xmp" in kept:
+        chunks += _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + kept["xmp"])
+    header = 8 + 25
+    return data[:header] + chunks + data[header:]
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + checksum
+
+
+def _encode_wide_tiff(array: NDArray[Any], kept: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    across, down = kept.get("dpi", (0, 0))
+    coloured, has_alpha = array.shape[2] > 2, array.shape[2] in (2, 4)
+    tifffile.imwrite(
+        buffer,
+        array if array.shape[2] > 1 else array[..., 0],
+        photometric="rgb" if coloured else "minisblack",
+        extrasamples=["unassalpha"] if has_alpha else None,
+        planarconfig="contig" if array.shape[2] > 1 else None,
+        compression="zlib",
+        iccprofile=kept.get("icc_profile"),
+        resolution=(float(across), float(down)) if across else None,
+        resolutionunit="inch" if across else None,
+        metadata=None,
+    )
+    return buffer.getvalue()

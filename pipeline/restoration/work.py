@@ -1,0 +1,223 @@
+"""Photographs restored one by one on one device, or shared out to several."""
+
+from __future__ import annotations
+
+import io
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from datamodules.files import atomic_write
+from datamodules.images import BadImage
+from pipeline.restoration.command import Settings
+from pipeline.restoration.encoding import encode_photograph
+from pipeline.restoration.inputs import Job
+from pipeline.restoration.photographs import FORMATS, Photograph, read_photograph
+from pipeline.restoration.pictures import Canvas, Picture
+from pipeline.restoration.restorer import OnStep, Options, Progress, Restoration, Restorer
+from pipeline.restoration.sheets import StepStrip, compare_sheet, uncertainty_map
+
+logger = logging.getLogger(__name__)
+
+FAULTS = (BadImage, ValueError, OSError, MemoryError, RuntimeError)
+"""What may be wrong with one photograph while the others can be restored."""
+BAR = "{percentage:3.0f}%|{bar}| {n:.1f} of {total} photographs, {remaining} left{postfix}"
+SHOWN = 0.05
+"""Least probability of a degradation that is told."""
+
+_restorers: list[Restorer] = []
+"""The one of this process, where photographs are shared out to several."""
+
+
+class Outcome(NamedTuple):
+    """What came of a photograph."""
+
+    job: Job
+    told: str
+    """For the user: what was found and made, or what is wrong."""
+    done: bool
+
+
+def restore_all(
+    jobs: Sequence[Job],
+    settings: Settings,
+    model: str | None,
+    device: str,
+    on_done: Callable[[Job], None],
+) -> int:
+    """Restore photographs, with a bar of how far it is, and say what was found in each.
+
+    Args:
+        jobs: the photographs.
+        settings: how to restore.
+        model: as `find_model` takes it.
+        device: as `choose_device` takes it, or several with commas; `auto` takes all GPUs.
+        on_done: told of each photograph that was restored.
+
+    Returns:
+        How many could not be restored; the log says why.
+
+    Raises:
+        BadModel: the model cannot be used.
+        ValueError: a device or a setting is wrong.
+    """
+    devices = _devices(device)[: len(jobs)]
+    failed = 0
+    with logging_redirect_tqdm(), tqdm(total=len(jobs), bar_format=BAR) as bar:
+        share = _in_turn if len(devices) == 1 else _shared_out
+        for outcome in share(jobs, settings, model, devices, bar):
+            bar.n = round(bar.n)
+            if outcome.done:
+                on_done(outcome.job)
+                logger.info("%s: %s", outcome.job.source, outcome.told)
+            else:
+                failed += 1
+                logger.error("error: %s", outcome.told)
+    return failed
+
+
+def restore_job(restorer: Restorer, job: Job, settings: Settings, on_step: OnStep) -> Outcome:
+    """Restore one photograph; whatever is wrong with it is the outcome."""
+    try:
+        return Outcome(job, _restore(restorer, job, settings, on_step), True)
+    except FAULTS as error:
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        text = str(error) or type(error).__name__
+        named = text if str(job.source) in text else f"{job.source}: {text}"
+        return Outcome(job, named.partition("\n")[0], False)
+
+
+def _in_turn(
+    jobs: Sequence[Job], settings: Settings, model: str | None, devices: Sequence[str], bar: Any
+) -> Iterator[Outcome]:
+    restorer = _load(model, devices[0], settings)
+    for number, job in enumerate(jobs):
+        bar.set_postfix_str(job.source.name)
+
+        def show(progress: Progress, before: int = number) -> None:
+            bar.n = before + progress.done / progress.total
+            bar.refresh()
+
+        yield restore_job(restorer, job, settings, show)
+        bar.n = number + 1
+
+
+def _shared_out(
+    jobs: Sequence[Job], settings: Settings, model: str | None, devices: Sequence[str], bar: Any
+) -> Iterator[Outcome]:
+    """A process for each device, which takes the next photograph when it is done with one."""
+    context = multiprocessing.get_context("spawn")
+    waiting = context.Queue()
+    for device in devices:
+        waiting.put(device)
+    pool = ProcessPoolExecutor(len(devices), context, _start, (model, waiting, settings))
+    try:
+        for future in as_completed([pool.submit(_work, job, settings) for job in jobs]):
+            yield future.result()
+            bar.update(1)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(model: str | None, waiting: Any, settings: Settings) -> None:
+    _restorers.append(_load(model, waiting.get(), settings))
+
+
+def _work(job: Job, settings: Settings) -> Outcome:
+    return restore_job(_restorers[0], job, settings, lambda progress: None)
+
+
+def _load(model: str | None, device: str, settings: Settings) -> Restorer:
+    """The restorer, once the settings are known to fit it."""
+    restorer = Restorer.from_pretrained(model, device=device)
+    restorer.check(**_options(settings))
+    return restorer
+
+
+def _devices(device: str) -> list[str]:
+    if device == "auto" and torch.cuda.device_count() > 1:
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return [name.strip() for name in device.split(",")]
+
+
+def _options(settings: Settings) -> Options:
+    return Options(
+        degradation=settings.degradation,
+        steps=settings.steps,
+        seed=settings.seed,
+        tile=settings.tile,  # type: ignore[typeddict-item]
+        strength=settings.strength,
+        candidates=settings.candidates,
+    )
+
+
+def _restore(restorer: Restorer, job: Job, settings: Settings, on_step: OnStep) -> str:
+    """Restore a photograph and write all that is wanted of it; what to tell the user."""
+    photograph = read_photograph(job.source)
+    steps = settings.steps or restorer.steps
+    strip = StepStrip(photograph.pixels, steps) if settings.save_steps else None
+
+    def on_call(progress: Progress) -> None:
+        if strip is not None and progress.done * settings.candidates <= progress.total:
+            strip.add(progress)
+        on_step(progress)
+
+    found = restorer.restore_pixels(photograph.pixels, on_step=on_call, **_options(settings))
+    remarks = _write(job.target, photograph, found, settings)
+    if settings.compare:
+        sheet = compare_sheet(photograph.pixels, _array(found.image), told(found))
+        _save(_beside(job.target, "compare"), sheet)
+    if strip is not None:
+        _save(_beside(job.target, "steps"), strip.picture())
+    if found.uncertainty is not None:
+        _save(_beside(job.target, "uncertainty"), uncertainty_map(found.uncertainty))
+    tiles = f", {found.tiles} tiles" if found.tiles > 1 else ""
+    notes = "".join(f"; {remark}" for remark in remarks)
+    return f"{told(found)} -> {job.target} ({found.seconds:.1f} s{tiles}){notes}"
+
+
+def told(found: Restoration) -> str:
+    """Which degradations were found, and how surely: `rainy 93 %, snowy 5 %`."""
+    likely = [(w, p) for i, (w, p) in enumerate(found.degradation.items()) if not i or p >= SHOWN]
+    return ", ".join(f"{word} {share:.0%}" for word, share in likely)
+
+
+def _write(
+    target: Path, photograph: Photograph, found: Restoration, settings: Settings
+) -> tuple[str, ...]:
+    """The results; what could not be kept. The first is written last: it says that all is done."""
+    by_suffix = {suffix.lstrip("."): name for name, suffix in FORMATS.items()}
+    format = by_suffix[settings.format] if settings.format else photograph.format
+    remarks: tuple[str, ...] = ()
+    for number, candidate in reversed(list(enumerate(found.candidates, start=1))):
+        data, remarks = encode_photograph(photograph, _array(candidate), format)
+        path = target if number == 1 else target.with_stem(f"{target.stem}-{number}")
+        with atomic_write(path) as file:
+            file.write(data)
+    return remarks
+
+
+def _array(picture: Picture) -> Canvas:
+    assert isinstance(picture, np.ndarray)  # as it came in
+    return picture
+
+
+def _save(path: Path, picture: Image.Image) -> None:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    with atomic_write(path) as file:
+        file.write(buffer.getvalue())
+
+
+def _beside(target: Path, kind: str) -> Path:
+    return target.with_name(f"{target.name}.{kind}.png")

@@ -1,0 +1,327 @@
+"""The `restore` command: what it says and writes, how it goes on, and what bad files come to."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.config import Config
+from pipeline.pretrained import RESTORER
+from pipeline.publish import export
+from pipeline.restoration import work
+from pipeline.restoration.command import RECORD, main
+from pipeline.restoration.restorer import Restorer
+from tests.conftest import photograph
+from tests.evaluating import save_models
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture
+def model(tmp_path: Path, tiny_config: MakeConfig) -> Path:
+    """A model folder, as `make export` writes it, of two calls an image."""
+    run = tmp_path / "run"
+    for path in save_models(tiny_config(), tmp_path):
+        (run / path.stem).mkdir(parents=True)
+        path.rename(run / path.stem / "model.safetensors")
+    sampling = "sampling: {method: posterior, eta: 0.0, calls: 2, grid: uniform}\n"
+    (run / "restorer" / "config.yaml").write_text(sampling)
+    export(run, tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    Image.fromarray(photograph(37, 51)).save(folder / "a.png")
+    Image.fromarray(photograph(50, 40, 1)).save(folder / "sub" / "b ü.jpg", quality=95)
+    return folder
+
+
+@pytest.fixture
+def restore(model: Path, tmp_path: Path) -> Callable[..., int]:
+    def run(*arguments: object) -> int:
+        defaults = ["-o", tmp_path / "out", "-m", model, "--device", "cpu"]
+        return main([str(argument) for argument in [*arguments, *defaults]])
+
+    return run
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def written(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {RECORD}
+
+
+def test_folder_is_restored_as_the_restorer_does(
+    restore: Callable[..., int],
+    photos: Path,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert restore(photos) == 0
+    out = tmp_path / "out"
+    assert written(out) == {"a.png", "sub/b ü.jpg"}
+    expected = Restorer.from_pretrained(model, device="cpu")(photograph(37, 51))
+    assert np.array_equal(pixels(out / "a.png"), np.asarray(expected.image))
+    word, share = next(iter(expected.degradation.items()))
+    said = capsys.readouterr().out
+    assert "2 photographs" in said and f"a.png: {word} {share:.0%}" in said
+
+
+def test_what_is_done_is_not_done_again(
+    restore: Callable[..., int],
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    restore(photos)
+    before = (tmp_path / "out" / "a.png").stat().st_mtime_ns
+    assert restore(photos) == 0
+    assert "2 photographs, 2 of them done already" in capsys.readouterr().out
+    assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == before
+    Image.fromarray(photograph(37, 51, 7)).save(photos / "a.png")
+    assert restore(photos) == 0
+    assert "1 of them done already" in capsys.readouterr().out
+    assert restore(photos, "--seed", 1) == 0
+    assert "done already" not in capsys.readouterr().out
+    assert restore(photos, "--seed", 1, "--overwrite") == 0
+    assert "done already" not in capsys.readouterr().out
+
+
+def test_files_of_others_are_not_written_over(
+    restore: Callable[..., int], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_bytes(b"mine")
+    assert restore(photos) == 1
+    assert "a.png is there and was not made by this command" in capsys.readouterr().err
+    assert (tmp_path / "out" / "a.png").read_bytes() == b"mine"
+    assert restore(photos, "--overwrite") == 0
+    assert pixels(tmp_path / "out" / "a.png").shape == (37, 51, 3)
+
+
+def test_dry_run_writes_nothing(
+    restore: Callable[..., int], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert restore(photos, "--dry-run") == 0
+    assert f"{photos / 'a.png'} -> {tmp_path / 'out' / 'a.png'}" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_sheets_candidates_and_strength(
+    restore: Callable[..., int], photos: Path, tmp_path: Path
+) -> None:
+    extra = ["--compare", "--save-steps", "--candidates", 3, "--steps", 3]
+    assert restore(photos / "a.png", *extra) == 0
+    out = tmp_path / "out"
+    names = {"a.png", "a-2.png", "a-3.png"}
+    sheets = {f"a.png.{kind}.png" for kind in ("compare", "steps", "uncertainty")}
+    assert written(out) == names | sheets
+    assert not np.array_equal(pixels(out / "a.png"), pixels(out / "a-2.png"))
+    assert pixels(out / "a.png.uncertainty.png").shape == (37, 51, 3)
+    steps = pixels(out / "a.png.steps.png")
+    assert steps.shape[1] == 4 * 51 + 3 * 8
+    assert np.array_equal(steps[-37:, :51], photograph(37, 51))
+    assert np.abs(steps[-37:, -51:].astype(float) - pixels(out / "a.png")).mean() < 1
+    assert restore(photos / "a.png", "--strength", 0, "--seed", 1) == 0
+    assert np.array_equal(pixels(out / "a.png"), photograph(37, 51))
+
+
+def test_tiled_steps_are_of_the_whole_image(restore: Callable[..., int], tmp_path: Path) -> None:
+    Image.fromarray(photograph(150, 100)).save(tmp_path / "large.png")
+    assert restore(tmp_path / "large.png", "--save-steps", "--tile", 64) == 0
+    out = tmp_path / "out"
+    last = pixels(out / "large.png.steps.png")[-150:, -100:].astype(float)
+    assert np.abs(last - pixels(out / "large.png")).mean() < 2
+
+
+def test_degradations_are_chosen(restore: Callable[..., int], photos: Path, tmp_path: Path) -> None:
+    found = []
+    for choice in ("auto", "hazy", "noisy:0.5, rainy"):
+        assert restore(photos / "a.png", "-d", choice) == 0
+        found.append(pixels(tmp_path / "out" / "a.png"))
+    assert not np.array_equal(found[0], found[1]) and not np.array_equal(found[1], found[2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "steps must be in 1..100"),
+        (["--steps", "101"], "steps must be in 1..100"),
+        (["--tile", "10"], "tile must be"),
+        (["--strength", "1.5"], "strength must be"),
+        (["--candidates", "0"], "candidates must be"),
+        (["--seed", "-1"], "the seed must be"),
+        (["-d", "nosy"], "'noisy'"),
+        (["-d", "noisy:x"], "is no weight"),
+        (["--device", "abacus"], "device 'abacus' is unknown"),
+        (["-m", "nothing"], "there is no model 'nothing'"),
+    ],
+)
+def test_wrong_settings_end_in_a_message_before_any_photograph(
+    arguments: list[str],
+    message: str,
+    photos: Path,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [str(photos), "-o", str(tmp_path / "out"), "-m", str(model), *arguments]
+    assert main(given) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_photographs_are_named_and_the_rest_go_on(
+    restore: Callable[..., int], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (photos / "a.png").read_bytes()
+    (photos / "0 empty.png").touch()
+    (photos / "1 text.jpg").write_text("no image")
+    (photos / "2 cut.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "3 gif.png").write_bytes(b"")
+    Image.fromarray(photograph(8, 8)).save(photos / "3 gif.png", "GIF")
+    Image.fromarray(photograph(1, 1)).save(photos / "4 one.png")
+    Image.fromarray(photograph(2, 3000)).save(photos / "5 thin.png")
+    assert restore(photos, "--steps", 1) == 1
+    said, out = capsys.readouterr(), tmp_path / "out"
+    assert written(out) == {"4 one.png", "5 thin.png", "a.png", "sub/b ü.jpg"}
+    assert pixels(out / "5 thin.png").shape == (2, 3000, 3)
+    for name in ("0 empty.png", "1 text.jpg", "2 cut.png", "3 gif.png"):
+        assert re.search(f"error: .*{name}: ", said.out)
+    assert "4 of 8 photographs were not restored" in said.err
+    assert restore(photos, "--steps", 1) == 1  # the bad ones only
+    assert "8 photographs, 4 of them done already" in capsys.readouterr().out
+
+
+def test_broken_record_counts_for_nothing(
+    restore: Callable[..., int], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    restore(photos)
+    record = tmp_path / "out" / RECORD
+    lines = record.read_text().splitlines()
+    assert [json.loads(line)["target"] for line in lines] == ["a.png", "sub/b ü.jpg"]
+    record.write_text(lines[0] + '\n[]\nnull\n{"target":')
+    assert restore(photos, "--overwrite") == 0
+    capsys.readouterr()
+    assert restore(photos) == 0
+    assert "2 of them done already" in capsys.readouterr().out
+
+
+def test_photographs_are_shared_out_to_devices(
+    model: Path, photos: Path, tmp_path: Path, restore: Callable[..., int]
+) -> None:
+    assert restore(photos) == 0
+    shared = [str(photos), "-o", str(tmp_path / "two"), "-m", str(model), "--device", "cpu,cpu"]
+    assert main(shared) == 0
+    for name in ("a.png", "sub/b ü.jpg"):
+        assert np.array_equal(pixels(tmp_path / "two" / name), pixels(tmp_path / "out" / name))
+
+
+def test_too_little_memory_is_the_photographs_fault(
+    restore: Callable[..., int],
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(work, "read_photograph", fail)
+    assert restore(photos) == 1
+    assert "2 of 2 photographs were not restored" in capsys.readouterr().err
+
+
+def process(*arguments: object, limit: int | None = None) -> subprocess.Popen[str]:
+    def limited() -> None:
+        if limit is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.restoration", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limited,
+    )
+
+
+def test_full_disk_leaves_nothing_half_written(photos: Path, model: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for a disk on which the first photograph has no room."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)).save(
+        photos / "0 large.png"
+    )
+    work = process(photos, "-o", tmp_path / "out", "-m", model, limit=16000)
+    said, error = work.communicate()
+    assert work.returncode == 1 and "Traceback" not in error
+    assert "0 large.png" in said and "File too large" in said
+    assert written(tmp_path / "out") == {"a.png", "sub/b ü.jpg"}
+
+
+def test_interrupt_leaves_what_is_done_and_goes_on(
+    photos: Path, model: Path, tmp_path: Path
+) -> None:
+    large = photos / "z large.png"
+    Image.fromarray(photograph(300, 300)).save(large)
+    arguments = (photos, "-o", tmp_path / "out", "-m", model, "--steps", "100")
+    work, deadline = process(*arguments), time.monotonic() + 120
+    while not (tmp_path / "out" / "a.png").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    work.send_signal(signal.SIGINT)
+    _, error = work.communicate(timeout=60)
+    assert work.returncode == 130 and "interrupted" in error and "Traceback" not in error
+    assert not [name for name in written(tmp_path / "out") if name.endswith(".part")]
+    assert "z large.png" not in written(tmp_path / "out")
+    done = process(photos / "a.png", *arguments[1:])
+    assert "1 photograph, 1 of them done already" in done.communicate()[0]
+
+
+def test_code_in_a_model_is_not_run(
+    photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch '{tmp_path / 'it ran'}'",)
+
+    (model / RESTORER).write_bytes(pickle.dumps(Payload()))
+    assert main([str(photos), "-o", str(tmp_path / "out"), "-m", str(model)]) == 1
+    assert "error: " in capsys.readouterr().err
+    assert not (tmp_path / "it ran").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write and read everywhere")
+def test_no_permission_is_said(
+    restore: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "a.png").chmod(0)
+    assert restore(photos) == 1
+    assert "a.png: cannot be read (Permission denied)" in capsys.readouterr().out
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import sys; from pipeline.restoration.command import main; main(['--help'])"
+    check = f"try:\n {code}\nexcept SystemExit: sys.exit('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys\n" + check], capture_output=True, check=False
+    )
+    assert done.returncode == 0 and b"--degradation" in done.stdout

@@ -1,0 +1,219 @@
+"""People's files: what they carry survives, in each format; what cannot be kept is said."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms, ImageOps
+
+from datamodules.images import BadImage
+from pipeline.restoration.encoding import encode_photograph
+from pipeline.restoration.photographs import FORMATS, read_photograph
+from tests.conftest import photograph
+
+MAKER = 0x010F
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+def picture(mode: str = "RGB") -> Image.Image:
+    return Image.fromarray(photograph(30, 44)).convert(mode)
+
+
+def wide(channels: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 65536, (30, 44, channels), dtype=np.uint16)
+    return array[..., 0] if channels == 1 else array
+
+
+def again(path: Path, format: str | None = None) -> tuple[bytes, tuple[str, ...]]:
+    """What is written where nothing is restored."""
+    found = read_photograph(path)
+    return encode_photograph(found, found.pixels, format or found.format)
+
+
+@pytest.mark.parametrize(
+    ("format", "mode"),
+    [*itertools.product(("PNG", "TIFF"), ("RGB", "L", "RGBA", "LA")), ("BMP", "RGB"), ("BMP", "L")],
+)
+def test_lossless_formats_keep_every_pixel(format: str, mode: str, tmp_path: Path) -> None:
+    image = picture(mode)
+    if "A" in mode:
+        image.putalpha(Image.fromarray(photograph(30, 44, 1)[..., 0]))
+    image.save(tmp_path / "a", format)
+    data, remarks = again(tmp_path / "a")
+    with Image.open(io.BytesIO(data)) as made:
+        assert made.format == format and made.mode == mode and not remarks
+        assert np.array_equal(np.asarray(made), np.asarray(image))
+
+
+@pytest.mark.parametrize(("format", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("WEBP", "RGBA")])
+def test_lossy_formats_stay_close(format: str, mode: str, tmp_path: Path) -> None:
+    image = picture(mode)
+    if mode == "RGBA":
+        image.putalpha(100)
+    image.save(tmp_path / "a", format, quality=98)
+    data, remarks = again(tmp_path / "a")
+    with Image.open(io.BytesIO(data)) as made, Image.open(tmp_path / "a") as given:
+        assert made.mode == mode and not remarks
+        difference = np.asarray(made, float) - np.asarray(given, float)
+        assert np.square(difference).mean() < 30
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
+def test_orientation_is_honoured_once(format: str, orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[MAKER] = orientation, "Maker"
+    picture().save(
+        tmp_path / "a", format, exif=exif, **({"quality": 100} if format == "JPEG" else {})
+    )
+    with Image.open(tmp_path / "a") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    found = read_photograph(tmp_path / "a")
+    assert np.array_equal(found.pixels, expected)
+    data, _ = encode_photograph(found, found.pixels, format)
+    with Image.open(io.BytesIO(data)) as made:
+        assert made.size == (expected.shape[1], expected.shape[0])
+        assert made.getexif().get(0x0112, 1) == 1 and made.getexif()[MAKER] == "Maker"
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_metadata_is_carried_over(format: str, tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[MAKER] = "Maker"
+    options: dict[str, Any] = {} if format in {"PNG", "TIFF"} else {"xmp": XMP}
+    options |= {} if format == "WEBP" else {"dpi": (300, 300)}
+    picture().save(tmp_path / "a", format, exif=exif, icc_profile=profile, **options)
+    data, _ = again(tmp_path / "a")
+    with Image.open(io.BytesIO(data)) as made:
+        assert made.getexif()[MAKER] == "Maker" and made.info["icc_profile"] == profile
+        if "dpi" in options:
+            assert made.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+        if "xmp" in options:
+            assert b'tiff:Orientation="1"' in made.info["xmp"]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_sixteen_bits_stay(format: str, channels: int, tmp_path: Path) -> None:
+    array, path = wide(channels), tmp_path / f"a.{format.lower()}"
+    turned = array[..., [2, 1, 0, 3][:channels]] if channels > 1 else array
+    cv2.imwrite(str(path), turned)
+    found = read_photograph(path)
+    assert found.pixels.dtype == np.uint16 and found.is_grey == (channels == 1)
+    assert np.array_equal(found.pixels, np.atleast_3d(array)[..., :3] * np.ones(3, np.uint16))
+    data, _ = encode_photograph(found, found.pixels, format)
+    (tmp_path / f"b.{format.lower()}").write_bytes(data)
+    again = read_photograph(tmp_path / f"b.{format.lower()}")
+    assert np.array_equal(again.pixels, found.pixels) and again.is_grey == found.is_grey
+    assert (again.alpha is None) == (channels != 4)
+    if again.alpha is not None:
+        assert np.array_equal(again.alpha, array[..., 3])
+
+
+def test_metadata_goes_into_a_png_of_sixteen_bits(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), wide(3))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[MAKER] = "Maker"
+    found = read_photograph(tmp_path / "a.png")
+    kept = {"exif": exif.tobytes(), "icc_profile": profile, "dpi": (300, 300), "xmp": XMP}
+    data, remarks = encode_photograph(found._replace(kept=kept), found.pixels, "PNG")
+    with Image.open(io.BytesIO(data)) as made:
+        made.load()
+        assert made.getexif()[MAKER] == "Maker" and made.info["icc_profile"] == profile
+        assert made.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+        assert made.info["XML:com.adobe.xmp"].encode() == XMP
+    _, remarks = encode_photograph(found._replace(kept=kept), found.pixels, "TIFF")
+    assert remarks == ("EXIF and XMP do not go into a TIFF of 16 bits",)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_alpha_and_depth_that_a_format_lacks_are_said(format: str, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), wide(4))
+    data, remarks = again(tmp_path / "a.png", format)
+    said = " ".join(remarks)
+    assert ("8 bits" in said) == (format in {"JPEG", "WEBP", "BMP"})
+    assert ("transparency" in said) == (format in {"JPEG", "BMP"})
+    if format != "TIFF":
+        with Image.open(io.BytesIO(data)) as made:
+            assert made.format == format and made.size == (44, 30)
+    else:
+        assert tifffile.imread(io.BytesIO(data)).dtype == np.uint16
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    picture("CMYK").save(tmp_path / "a.jpg", quality=95)
+    found = read_photograph(tmp_path / "a.jpg")
+    assert found.remarks == ("CMYK became RGB",)
+    assert np.abs(found.pixels.astype(float) - photograph(30, 44)).mean() < 8
+
+
+def test_palette_and_bitmap_are_read(tmp_path: Path) -> None:
+    picture("P").save(tmp_path / "a.png")
+    picture("1").save(tmp_path / "b.png")
+    colours, bits = read_photograph(tmp_path / "a.png"), read_photograph(tmp_path / "b.png")
+    assert not colours.is_grey and colours.pixels.shape == (30, 44, 3)
+    assert bits.is_grey and set(np.unique(bits.pixels)) == {0, 255}
+
+
+def animated(path: Path) -> None:
+    picture().save(path, "WEBP", save_all=True, append_images=[picture("L").convert("RGB")])
+
+
+def floats(path: Path) -> None:
+    tifffile.imwrite(path, np.full((8, 8), np.nan, np.float32))
+
+
+def bomb(path: Path) -> None:
+    """A PNG whose header says 60,000 x 60,000."""
+    picture().save(path, "PNG")
+    data = bytearray(path.read_bytes())
+    data[16:24] = (60000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_bytes(b""), "not an image (0 bytes)"),
+        (lambda path: path.write_bytes(b"GIF? no"), "not an image (7 bytes)"),
+        (lambda path: picture().save(path, "GIF"), "a GIF image; save it as one of PNG"),
+        (animated, "has 2 frames or pages"),
+        (floats, "an image of floats"),
+        (bomb, "damaged image (Image size (3600000000 pixels) exceeds limit"),
+        (lambda path: path.mkdir(), "cannot be read (Is a directory)"),
+        (lambda path: None, "cannot be read (No such file or directory)"),
+    ],
+)
+def test_what_is_no_photograph_is_named(
+    make: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "a")
+    with pytest.raises(BadImage, match=re.escape(message)) as raised:
+        read_photograph(tmp_path / "a")
+    assert str(raised.value).startswith(f"{tmp_path / 'a'}: ")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9])
+def test_truncated_files_are_refused_or_read_whole(
+    format: str, share: float, tmp_path: Path
+) -> None:
+    picture().save(tmp_path / "a", format)
+    data = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(BadImage):
+        read_photograph(tmp_path / "a")
