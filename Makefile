@@ -22,7 +22,7 @@ SETTINGS = experiment=$(EXPERIMENT) $(ARGS)
 
 .PHONY: help setup demo test test-quick test-slurm check lint types layers shards verify captions \
 	train-controller train-restorer evaluate train-all status restore dashboard bench-data bench-train \
-	bench-convergence bench-sampling bench-restore pretrained export push clean
+	bench-convergence bench-sampling bench-restore pretrained export push app test-page clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -94,6 +94,9 @@ export: $(READY) ## a model folder of a run: make export MODEL=run-folder OUTPUT
 push: $(READY) ## publish a model folder on the Hugging Face Hub: make push MODEL=folder TO=owner/name
 	@$(BIN)/python -m pipeline.publish push '$(MODEL)' '$(TO)'
 
+app: $(READY) ## a page to restore photographs in the browser, on this machine alone: ARGS="--port 7860"
+	@$(BIN)/python -m pipeline.app $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+
 dashboard: $(READY) ## curves of a run as RUN_DIR/dashboard.html; others beside: ARGS="dashboard.compare=[DIR]"
 	@$(RUN) dashboard $(SETTINGS)
 
@@ -106,6 +109,10 @@ test-quick: $(READY) ## the tests that take no training
 test-slurm: $(READY) ## the chain on a real SLURM, which is installed and started here; needs root on Debian
 	@tests/slurm/cluster.sh start && { $(TEST) tests/slurm; status=$$?; \
 		tests/slurm/cluster.sh stop; exit $$status; }
+
+test-page: $(READY) ## the page in a real browser, which is installed here; needs root on Debian for that
+	@command -v chromium >/dev/null || tests/page/install.sh
+	@$(TEST) tests/page
 
 bench-data: $(READY) ## what loading data costs, beside the plain way; three minutes, 1 GB below TMPDIR
 	@$(BIN)/python -m pipeline.bench.data $(ARGS)

@@ -13,6 +13,7 @@ from modules.unet import ConditionalUNet
 from pipeline.config import Config
 from pipeline.evaluation.rows import Row
 from pipeline.models import save_controller, save_restorer
+from pipeline.publish import export
 from tests.conftest import photograph
 
 WORDS = ("hazy", "noisy", "rainy")
@@ -108,3 +109,15 @@ def row(
         calls=5 if found else None,
         peak_mb=100.0 if found else None,
     )
+
+
+def save_model_folder(config: Config, folder: Path) -> Path:
+    """A model folder as `make export` writes it, of two calls an image."""
+    run = folder / "run"
+    for path in save_models(config, folder):
+        (run / path.stem).mkdir(parents=True)
+        path.rename(run / path.stem / "model.safetensors")
+    sampling = "sampling: {method: posterior, eta: 0.0, calls: 2, grid: uniform}\n"
+    (run / "restorer" / "config.yaml").write_text(sampling)
+    export(run, folder / "model")
+    return folder / "model"

@@ -20,27 +20,18 @@ from PIL import Image
 
 from pipeline.config import Config
 from pipeline.pretrained import RESTORER
-from pipeline.publish import export
 from pipeline.restoration import work
 from pipeline.restoration.command import RECORD, main
 from pipeline.restoration.restorer import Restorer
 from tests.conftest import photograph
-from tests.evaluating import save_models
+from tests.evaluating import save_model_folder
 
 MakeConfig = Callable[..., Config]
 
 
 @pytest.fixture
 def model(tmp_path: Path, tiny_config: MakeConfig) -> Path:
-    """A model folder, as `make export` writes it, of two calls an image."""
-    run = tmp_path / "run"
-    for path in save_models(tiny_config(), tmp_path):
-        (run / path.stem).mkdir(parents=True)
-        path.rename(run / path.stem / "model.safetensors")
-    sampling = "sampling: {method: posterior, eta: 0.0, calls: 2, grid: uniform}\n"
-    (run / "restorer" / "config.yaml").write_text(sampling)
-    export(run, tmp_path / "model")
-    return tmp_path / "model"
+    return save_model_folder(tiny_config(), tmp_path)
 
 
 @pytest.fixture

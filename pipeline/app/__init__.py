@@ -1,0 +1,1 @@
+"""The page: restore a photograph in a browser."""

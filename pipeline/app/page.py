@@ -1,0 +1,200 @@
+"""The page itself: what is on it, and what happens when it is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from datamodules.images import SUFFIXES
+from pipeline.app.service import Cancelled, Refused, Service, preview
+from pipeline.restoration.choice import AUTO
+from pipeline.restoration.restorer import Options, Tile
+
+TITLE = "Restore a photograph"
+SAID = (
+    "Blur, haze, JPEG, darkness, noise, drops, rain, shadow, snow, holes: the model finds what "
+    "ails your photograph, and restores it. It never leaves this machine."
+)
+TILES: dict[str, Tile] = {"auto": "auto", "whole image": None, "256": 256, "512": 512, "1024": 1024}
+CSS = """
+.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+#examples .grid-container {
+  grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)) !important;
+  grid-template-rows: none !important;
+  min-width: 0 !important;
+}
+footer { display: none !important; }
+"""
+KEPT = 3600
+"""Seconds until uploads and results are deleted."""
+
+
+def theme() -> gr.themes.Base:
+    """Calm, and with the fonts of the user's system: none is fetched."""
+    return gr.themes.Soft(
+        primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["monospace"]
+    )
+
+
+def build(service: Service, examples: Sequence[Path]) -> gr.Blocks:
+    """Make the page.
+
+    Args:
+        service: restores.
+        examples: photographs to try, named by what ails them.
+    """
+    page: gr.Blocks = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT, KEPT))
+    with page:
+        gr.Markdown(f"# {TITLE}\n{SAID}")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                photo = gr.File(
+                    label="Photograph", file_types=sorted(SUFFIXES), height=140, elem_id="photo"
+                )
+                wishes = _wishes(service)
+                with gr.Row():
+                    start = gr.Button("Restore", variant="primary", elem_id="restore")
+                    stop = gr.Button("Cancel", elem_id="cancel")
+            with gr.Column(scale=3, min_width=300):
+                slider = gr.ImageSlider(
+                    label="Before and after", format="jpeg", interactive=False, elem_id="slider"
+                )
+                told = gr.Markdown(elem_id="told")
+                found = gr.Label(
+                    label="What was found", num_top_classes=4, show_heading=False, elem_id="found"
+                )
+                file = gr.DownloadButton(
+                    "Download in full size", interactive=False, elem_id="download"
+                )
+        gr.Markdown("Or try one of these:")
+        gallery = gr.Gallery(
+            [(str(path), path.stem) for path in examples],
+            show_label=False,
+            columns=5,
+            height="auto",
+            allow_preview=False,
+            interactive=False,
+            buttons=[],
+            elem_id="examples",
+        )
+        handlers = Handlers(service, examples)
+        shown = [slider, told, found, file]
+        photo.change(handlers.look, photo, shown, show_progress="hidden")
+        gallery.select(handlers.choose, None, photo, queue=False)
+        working = start.click(
+            handlers.restore,
+            [photo, *wishes],
+            shown,
+            show_progress_on=[slider],
+            concurrency_limit=1,
+        )
+        stop.click(handlers.cancel, None, told, queue=False, cancels=[working])
+        page.unload(handlers.leave)
+    return page
+
+
+class Handlers:
+    """What happens when the page is touched."""
+
+    def __init__(self, service: Service, examples: Sequence[Path]) -> None:
+        self._service, self._examples = service, examples
+
+    def look(self, path: str | None) -> tuple[Any, ...]:
+        """Show the photograph that was chosen, and nothing of the one before."""
+        nothing = gr.DownloadButton(value=None, interactive=False)
+        if path is None:
+            return None, "", None, nothing
+        with _told_on_the_page():
+            before = preview(self._service.open(Path(path)).pixels)
+        return (before, before), "", None, nothing
+
+    def choose(self, event: gr.SelectData) -> str:
+        """Take an example."""
+        return str(self._examples[event.index])
+
+    def restore(
+        self,
+        path: str | None,
+        degradation: str,
+        steps: int,
+        seed: int,
+        tile: str,
+        strength: float,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  (how Gradio asks for one)
+    ) -> tuple[Any, ...]:
+        """Restore the photograph that was chosen."""
+        if path is None:
+            raise gr.Error("Choose a photograph first.", print_exception=False)
+        options = Options(
+            degradation=degradation or AUTO,
+            steps=int(steps),
+            seed=int(seed or 0),
+            tile=TILES[tile],
+            strength=strength,
+        )
+
+        def show(done: int, total: int) -> None:
+            progress((done, total), desc="Restoring", unit="calls")
+
+        progress(0, desc="Looking at the photograph")
+        with _told_on_the_page():
+            made = self._service.restore(Path(path), _session(request), options, show)
+        file = gr.DownloadButton(value=str(made.file), interactive=True)
+        return (made.before, made.after), made.told, made.degradation, file
+
+    def cancel(self, request: gr.Request) -> str:
+        """End the work of this visitor."""
+        self._service.cancel(_session(request))
+        return "Cancelled."
+
+    def leave(self, request: gr.Request) -> None:
+        """Forget a visitor."""
+        self._service.forget(_session(request))
+
+
+def _wishes(service: Service) -> list[Any]:
+    """What can be chosen, in the order that `Handlers.restore` takes it."""
+    restorer = service.restorer
+    degradation = gr.Dropdown(
+        [AUTO, *restorer.words],
+        value=AUTO,
+        allow_custom_value=True,
+        label="What ails it",
+        info="auto is what is found; or choose, or write your own, such as noisy:0.5, low-light",
+        elem_id="degradation",
+    )
+    with gr.Accordion("More", open=False):
+        steps = gr.Slider(
+            1, restorer.T, restorer.steps, step=1, label="Steps", info="more take longer"
+        )
+        strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", info="0 leaves it as it is")
+        seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="another, another result")
+        tile = gr.Dropdown(
+            list(TILES),
+            value="auto",
+            label="Tiles",
+            info="in pixels; smaller ones take less memory",
+        )
+    return [degradation, steps, seed, tile, strength]
+
+
+def _session(request: gr.Request) -> str:
+    return str(request.session_hash)
+
+
+@contextmanager
+def _told_on_the_page() -> Iterator[None]:
+    """Show what is refused as a message of the page."""
+    try:
+        yield
+    except Refused as error:
+        raise gr.Error(str(error), print_exception=False) from error
+    except Cancelled as error:
+        raise gr.Error("Cancelled.", print_exception=False, visible=False) from error
+    except MemoryError as error:
+        raise gr.Error("There is too little memory.", print_exception=False) from error

@@ -1,0 +1,170 @@
+"""What the page does with a photograph; it knows no Gradio."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.files import atomic_write
+from datamodules.images import BadImage, count_pixels
+from pipeline.restoration.encoding import encode_photograph
+from pipeline.restoration.photographs import Photograph, read_photograph
+from pipeline.restoration.pictures import LEVELS, Canvas
+from pipeline.restoration.restorer import Options, Progress, Restorer
+
+PREVIEW = 1600
+"""The longer side of what the page shows, in pixels, at most; the download has all of them."""
+Shown = NDArray[np.uint8]
+"""A preview `[h, w, 3]`."""
+
+
+class Limits(NamedTuple):
+    """What the page takes."""
+
+    megabytes: int = 40
+    """Of a file."""
+    megapixels: int = 50
+    """Of a photograph."""
+    minutes: float = 10
+    """Of work on one."""
+    waiting: int = 8
+    """Photographs that wait for their turn."""
+
+
+class Refused(ValueError):
+    """A photograph or a wish that the page does not serve; the message is for its user."""
+
+
+class Cancelled(Exception):
+    """The user does not want it any more."""
+
+
+class Result(NamedTuple):
+    """A restored photograph."""
+
+    before: Shown
+    after: Shown
+    file: Path
+    """The restored photograph, in full."""
+    degradation: dict[str, float]
+    told: str
+    """What was done, for the user."""
+
+
+class Service:
+    """Restores photographs for the sessions of a page, one at a time each."""
+
+    def __init__(self, restorer: Restorer, folder: Path, limits: Limits) -> None:
+        """Serve with a restorer; results lie below `folder` until their session ends."""
+        self.restorer, self.limits = restorer, limits
+        self._folder = folder
+        self._cancelled: dict[str, threading.Event] = {}
+
+    def open(self, path: Path) -> Photograph:
+        """Read an uploaded photograph.
+
+        Raises:
+            Refused: it is too large, or no photograph.
+        """
+        megabytes = path.stat().st_size / 1e6
+        if megabytes > self.limits.megabytes:
+            raise Refused(
+                f"{path.name} has {megabytes:.0f} MB; this page takes {self.limits.megabytes} MB. "
+                "The restore command takes any size"
+            )
+        megapixels = count_pixels(path) / 1e6
+        if megapixels > self.limits.megapixels:
+            raise Refused(
+                f"{path.name} has {megapixels:.0f} million pixels; this page takes "
+                f"{self.limits.megapixels}. The restore command takes more"
+            )
+        try:
+            return read_photograph(path)
+        except BadImage as error:
+            raise Refused(str(error).replace(str(path), path.name)) from error
+
+    def restore(
+        self,
+        path: Path,
+        session: str,
+        options: Options,
+        on_progress: Callable[[int, int], None],
+    ) -> Result:
+        """Restore an uploaded photograph.
+
+        Args:
+            path: the upload.
+            session: whose it is.
+            options: how to.
+            on_progress: told of the network calls done, and of all of them.
+
+        Raises:
+            Refused: the photograph, an option, or the time it takes is out of range.
+            Cancelled: the session has cancelled it.
+        """
+        cancelled = self._cancelled[session] = threading.Event()
+        deadline = time.monotonic() + 60 * self.limits.minutes
+
+        def on_step(progress: Progress) -> None:
+            if cancelled.is_set():
+                raise Cancelled
+            if time.monotonic() > deadline:
+                raise Refused(
+                    f"{path.name} takes more than {self.limits.minutes:g} minutes; choose fewer "
+                    "steps or a smaller photograph"
+                )
+            on_progress(progress.done, progress.total)
+
+        photograph = self.open(path)
+        try:
+            found = self.restorer.restore_pixels(photograph.pixels, on_step=on_step, **options)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        finally:
+            self._cancelled.pop(session, None)
+        assert isinstance(found.image, np.ndarray)
+        data, remarks = encode_photograph(photograph, found.image, photograph.format)
+        tiles = f" in {found.tiles} tiles" if found.tiles > 1 else ""
+        said = [f"{found.calls} network calls{tiles}, {found.seconds:.1f} seconds", *remarks]
+        return Result(
+            preview(photograph.pixels),
+            preview(found.image),
+            self._write(path, session, data),
+            found.degradation,
+            "; ".join(said),
+        )
+
+    def cancel(self, session: str) -> None:
+        """End the session's restoration after the network call it is in."""
+        if event := self._cancelled.get(session):
+            event.set()
+
+    def forget(self, session: str) -> None:
+        """Delete what was made for a session."""
+        self.cancel(session)
+        shutil.rmtree(self._folder / session, ignore_errors=True)
+
+    def _write(self, path: Path, session: str, data: bytes) -> Path:
+        self.forget(session)
+        target = self._folder / session / f"{path.stem}-restored{path.suffix}"
+        with atomic_write(target) as file:
+            file.write(data)
+        return target
+
+
+def preview(canvas: Canvas) -> Shown:
+    """A photograph as the page shows it."""
+    height, width, _ = canvas.shape
+    scale = min(1.0, PREVIEW / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)
+    shown: Shown = np.rint(small * (255 / LEVELS[canvas.dtype])).astype(np.uint8)
+    return shown
