@@ -15,9 +15,7 @@ from torch import Tensor
 from modules.metrics import check_image
 from modules.niqe import FEATURES, Array, niqe
 from modules.perceptual import unreadable, weight_file
-
-NIQE_URL = "https://github.com/XPixelGroup/BasicSR/raw/v1.4.2/basicsr/metrics/niqe_pris_params.npz"
-"""Also in the source package `basicsr` 1.4.2, as `basicsr/metrics/niqe_pris_params.npz`."""
+from modules.weight_files import NIQE_URL
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,7 @@
 """Perceptual metrics, whose networks' weights may be absent: LPIPS (AlexNet) and FID (Inception).
 
-Nothing is fetched here. A weight file is looked for in torch's hub folder, `$TORCH_HOME/hub` or
-`~/.cache/torch/hub`, and read without executing code. Without it there is no metric but an
-`Unavailable` that says why, and what to do.
+Weight files, see `weight_files`, are read without executing code. Without its file there is no
+metric but an `Unavailable` that says why, and what to do.
 """
 
 from __future__ import annotations
@@ -15,14 +14,9 @@ from pathlib import Path
 import lpips
 import torch
 from torch import Tensor, nn
-from torch_fidelity.feature_extractor_inceptionv3 import (  # type: ignore[import-untyped]
-    URL_INCEPTION_V3,
-)
 from torchmetrics.image.fid import FrechetInceptionDistance
-from torchvision.models import AlexNet_Weights  # type: ignore[import-untyped]
 
-ALEXNET_URL: str = AlexNet_Weights.IMAGENET1K_V1.url
-INCEPTION_URL: str = URL_INCEPTION_V3
+from modules.weight_files import ALEXNET_URL, INCEPTION_URL, hub_path
 
 
 class Unavailable(RuntimeError):
@@ -99,7 +93,7 @@ def weight_file(metric: str, url: str) -> Path:
     Raises:
         Unavailable: it has none.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    path = hub_path(url)
     if not path.is_file():
         raise Unavailable(f"{metric} needs the weight file {path}: fetch {url} and put it there")
     return path

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import torch
 
-from datamodules.degradations import WORDS
 from datamodules.files import atomic_write, write_json
 from datamodules.images import encode_png
 from pipeline.captions import use_gpu
 from pipeline.config import Config, ConfigError
 from pipeline.evaluation import board, export
-from pipeline.evaluation.ablations import ABLATIONS, check_ablations
+from pipeline.evaluation.ablations import ABLATIONS, CLEAN_CONTENT, check_ablations
 from pipeline.evaluation.gallery import CLEAN, gallery
 from pipeline.evaluation.inception import fid_of
 from pipeline.evaluation.methods import INPUT, MODEL, Input, Method, Outputs, Restorations
 from pipeline.evaluation.outputs import find_outputs
 from pipeline.evaluation.report import write_report
 from pipeline.evaluation.rows import Row
-from pipeline.evaluation.samples import Sample
+from pipeline.evaluation.samples import Sample, key_of
 from pipeline.evaluation.sets import read_sets
 from pipeline.evaluation.summary import Summary, summarise
-from pipeline.evaluation.work import Task, measure
-from pipeline.models import Models, load_models
+from pipeline.evaluation.work import Job, measure
+from pipeline.models import Models, device_of, load_models
 from pipeline.perceptual import load_perceptual
 from pipeline.ranks import rank_of_environment
-from pipeline.stage import read_record
+from pipeline.stage import describe, read_record
 from pipeline.stages import (
     EVALUATION,
     FIGURES,
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 EXAMPLES = "examples"
 """Folder of a degraded image of each task, to try `make restore` on."""
-TAKEN = (INPUT, MODEL, CLEAN, *ABLATIONS)
+OURS = (INPUT, MODEL, CLEAN, *ABLATIONS)
 """Names that no other method can have."""
 
 
@@ -58,26 +58,29 @@ def run(config: Config, folder: Path) -> None:
     use_gpu(rank.local)
     models = load_models(config, *evaluated_weights(config)) if config.evaluate.model else None
     check_ablations(config.evaluate.ablations, models and models.denoiser.network)
-    words = models.controller.words if models else WORDS
-    samples = read_sets(evaluated_sets(config), words)
+    known = models.controller.words if models else None
+    samples = read_sets(evaluated_sets(config), known)
     methods = _methods(config, models, samples, folder)
-    perceptual = load_perceptual(models.device if models else torch.device("cpu"))
-    task = Task(samples, methods, perceptual)
-    rows = measure(task, folder, config.evaluate.batch_size, rank)
+    perceptual = load_perceptual(device_of(config), with_fid=rank.rank == 0)
+    job = Job(samples, methods, perceptual)
+    stamp = describe(EVALUATION, config)["fingerprint"]
+    rows = measure(job, folder, stamp, config.evaluate.batch_size, rank)
     if rank.rank > 0:
         log.info("rank %d is done", rank.rank)
         return
-    fid, reasons = fid_of(perceptual.fid, samples, methods) if perceptual.fid else ({}, {})
-    missing = perceptual.missing | reasons | _without_clean(samples)
+    faulty = {(row.method, row.sample) for row in rows if row.fault}
+    fid, reasons = fid_of(perceptual.fid, samples, methods, faulty) if perceptual.fid else ({}, {})
+    missing = perceptual.missing | reasons | _without_clean(samples, config.evaluate.ablations)
+    words = known or sorted({sample.task for sample in samples})
     summary = summarise(rows, words, fid, missing)
-    _report(config, folder, Evaluated(task, models, rows, summary))
+    _report(config, folder, Evaluated(job, models, rows, summary))
     log.info("%s\nreport: %s", export.to_text(summary), folder / REPORT)
 
 
 class Evaluated(NamedTuple):
     """All there is to report."""
 
-    task: Task
+    job: Job
     models: Models | None
     rows: list[Row]
     summary: Summary
@@ -88,6 +91,7 @@ def check(config: Config) -> None:
 
     Raises:
         ConfigError: methods, ablations, datasets or models are named that cannot be.
+        FileNotFoundError: a folder is missing.
     """
     _check_names(config)
     check_ablations(config.evaluate.ablations)
@@ -101,17 +105,27 @@ def check(config: Config) -> None:
     for name in evaluated_sets(config):
         if name != PurePath(name).name:
             raise ConfigError(f"evaluate.data: {name!r} cannot name a dataset; leave out the path")
+    _check_folders(config)
     controller, restorer = config.evaluate.controller, config.evaluate.restorer
     if restorer and not restorer.endswith(".safetensors") and not controller:
         raise ConfigError(f"evaluate.restorer={restorer}: name its evaluate.controller too")
 
 
+def _check_folders(config: Config) -> None:
+    sets = evaluated_sets(config).values() if config.evaluate.data is not None else ()
+    named = [("data", folder) for folder in sets]
+    named += [(f"methods.{name}", folder) for name, folder in evaluated_outputs(config).items()]
+    for name, folder in named:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"evaluate.{name}: no folder {folder}")
+
+
 def _check_names(config: Config) -> None:
     evaluate, others = config.evaluate, evaluated_outputs(config)
-    if taken := [name for name in others if name in TAKEN]:
+    if taken := [name for name in others if name in OURS]:
         raise ConfigError(
             f"evaluate.methods: {', '.join(taken)} is a name of ours; choose others than "
-            f"{', '.join(TAKEN)}"
+            f"{', '.join(OURS)}"
         )
     if not evaluate.model and not others:
         raise ConfigError("evaluate.model=false and no evaluate.methods: nothing to evaluate")
@@ -131,27 +145,43 @@ def _methods(
     return methods | {name: Outputs(files) for name, files in outputs.items()}
 
 
-def _without_clean(samples: list[Sample]) -> dict[str, str]:
+def _without_clean(samples: list[Sample], ablations: Sequence[str]) -> dict[str, str]:
     """What cannot be told of images that have no clean one to compare with."""
     if not (count := sum(not sample.has_clean for sample in samples)):
         return {}
     reason = f"of {count} of {len(samples)} images, for they have no clean one"
-    return {"PSNR, SSIM, LPIPS, FID and clean_content": reason}
+    names = [
+        "PSNR",
+        "SSIM",
+        "LPIPS",
+        "FID",
+        *(["clean_content"] if CLEAN_CONTENT in ablations else []),
+    ]
+    return {f"{', '.join(names[:-1])} and {names[-1]}": reason}
 
 
 def _report(config: Config, folder: Path, evaluated: Evaluated) -> None:
-    task, models, rows, summary = evaluated
+    job, models, rows, summary = evaluated
+    damaged = {row.sample for row in rows if row.method == INPUT and row.fault}
     for word in summary.tasks:
-        first = next(sample for sample in task.samples if sample.task == word)
+        whole = (s for s in job.samples if s.task == word and key_of(s) not in damaged)
+        if (first := next(whole, None)) is None:
+            continue
         with atomic_write(folder / EXAMPLES / f"{word}.png") as picture:
             picture.write(encode_png(first.load().degraded))
-    cases = gallery(rows, task.samples, task.methods, config.evaluate.gallery_per_task)
+    cases = gallery(rows, job.samples, job.methods, config.evaluate.gallery_per_task)
     write_json(folder / FIGURES, export.to_json(summary))
     with atomic_write(folder / SCORES) as file:
         file.write(export.to_csv(summary).encode())
     board.show(summary, cases)
-    device = models.device.type if models else "cpu"
-    write_report(folder / REPORT, summary, cases, config, _settings(config, folder, models), device)
+    write_report(
+        folder / REPORT,
+        summary,
+        cases,
+        config,
+        _settings(config, folder, models),
+        device_of(config).type,
+    )
 
 
 def _settings(config: Config, folder: Path, models: Models | None) -> dict[str, str]:

@@ -67,8 +67,7 @@ def load_models(
     sampling = make_sampling(**vars(config.sampling))
     controller_path = controller_path or controller_weights(config)
     restorer_path = restorer_path or restorer_weights(config)
-    cuda = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
+    device = device_of(config)
     controller, denoiser = load_pair(controller_path, restorer_path)
     if not 1 <= sampling.calls <= denoiser.tables.T:
         raise ConfigError(
@@ -76,6 +75,12 @@ def load_models(
             "network calls an image"
         )
     return Models(controller.to(device), denoiser.to(device), sampling, device)
+
+
+def device_of(config: Config) -> torch.device:
+    """The device that a run restores and measures on."""
+    cuda = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if cuda else "cpu")
 
 
 def load_pair(controller_path: Path, restorer_path: Path) -> tuple[Controller, Denoiser]:

@@ -28,10 +28,11 @@ class Perceptual(NamedTuple):
     missing: dict[str, str]
 
 
-def load_perceptual(device: torch.device) -> Perceptual:
-    """Load what has its weights on this machine, networks to a device."""
+def load_perceptual(device: torch.device, with_fid: bool) -> Perceptual:
+    """Load what has its weights on this machine, networks to a device; FID where it is wanted."""
     missing: dict[str, str] = {}
-    lpips, inception = _load("LPIPS", lpips_alex, missing), _load("FID", fid, missing)
+    lpips = _load("LPIPS", lpips_alex, missing)
+    inception = _load("FID", fid, missing) if with_fid else None
     return Perceptual(
         lpips and lpips.to(device),
         inception and inception.to(device),

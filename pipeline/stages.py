@@ -8,6 +8,7 @@ from pathlib import Path
 
 from datamodules.captions import CAPTIONS
 from datamodules.shards import INDEX
+from modules.weight_files import found_weights
 from pipeline.config import Config, ConfigError, build
 from pipeline.stage import Stage
 
@@ -105,11 +106,15 @@ def _check_evaluation(config: Config) -> None:
 
 
 def _evaluated_files(config: Config) -> list[Path]:
-    """Images in folders: those to restore, and what other methods have made of them."""
+    """Images in folders, what other methods have made of them, and the weights of metrics."""
     sets = [f for f in evaluated_sets(config).values() if not (f / INDEX).is_file()]
     folders = [*sets, *evaluated_outputs(config).values()]
-    return sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+    images = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+    return [*images, *found_weights()]
 
+
+EVALUATED = ("data", "model", "controller", "restorer", "methods", "ablations")
+"""What the scores depend on; the other settings are of speed and of the page."""
 
 SHARDS = Stage(
     name="shards",
@@ -146,7 +151,7 @@ RESTORER = Stage(
 EVALUATION = Stage(
     name="evaluation",
     parallel=True,
-    sections=["sampling", "evaluate"],
+    sections=["sampling", *(f"evaluate.{name}" for name in EVALUATED)],
     inputs=_evaluation_inputs,
     outputs=[REPORT, FIGURES, SCORES],
     run=_work_of("pipeline.evaluate"),

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from datamodules.images import read_image
+from modules.weight_files import NIQE_URL, hub_path
 from pipeline.config import Config, ConfigError
 from pipeline.evaluation.methods import Restorations
 from pipeline.evaluation.outputs import BadOutputs
@@ -291,6 +292,37 @@ def test_two_processes_score_what_one_does(
     assert scores(run / "evaluation") == whole
     assert (run / "evaluation" / "report.html").is_file()
     assert not list((run / "evaluation").glob("rows.part-*"))
+
+
+def test_damaged_images_are_told_and_the_others_scored(
+    evaluate: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "pairs/hazy/LQ/b.png"
+    path.write_bytes(path.read_bytes()[:2000])  # its header is whole
+    folder = evaluate()
+    found = rows(folder)
+    assert len(found) == 2 * len(NAMES)
+    bad = [row for row in found if row["fault"]]
+    assert {(row["method"], row["name"]) for row in bad} == {("input", "b"), ("model", "b")}
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert "b.png: damaged image" in figures["missing"]["model, 1 of 5 images"]
+    assert figures["tasks"][0]["word"] == "hazy"
+    assert "damaged image" in (folder / "report.html").read_text()
+
+
+def test_scores_depend_on_weights_of_metrics_and_not_on_speed(
+    evaluate: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    record = evaluate() / "stage.json"
+    first = record.read_text()
+    evaluate("evaluate.batch_size=3", "evaluate.gallery_per_task=1")
+    assert record.read_text() == first
+    weights = hub_path(NIQE_URL)
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"damaged, but there")
+    evaluate()
+    assert record.read_text() != first
 
 
 @pytest.mark.parametrize(

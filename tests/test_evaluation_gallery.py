@@ -15,7 +15,6 @@ from pipeline.evaluation.methods import Input, Method, Outputs
 from pipeline.evaluation.rows import Row
 from pipeline.evaluation.samples import key_of
 from pipeline.evaluation.sets import read_sets
-from tests.conftest import photograph
 from tests.evaluating import WORDS, row, save_outputs, save_pairs
 
 GAINS = {"a": 1.0, "b": -3.0, "c": 0.5, "d": 4.0, "e": 2.0, "f": -1.0, "g": 0.0}
@@ -51,6 +50,7 @@ def test_worst_and_best_are_shown_worst_first(tmp_path: Path) -> None:
         ("clean", ""),
     ]
     degraded, clean = samples[1].load()
+    assert all(max(picture.image.shape) <= SIDE for picture in first.pictures)
     for picture, image in zip(
         first.pictures, (degraded, read_image(out / "hazy/b.png"), clean), strict=True
     ):
@@ -77,12 +77,26 @@ def test_infinite_scores_and_missing_ones_have_their_place(tmp_path: Path) -> No
     assert [(case.name, case.gain) for case in cases] == [("a", 0.0), ("b", 0.0), ("c", None)]
 
 
+def test_what_is_damaged_is_not_shown(tmp_path: Path) -> None:
+    samples = read_sets({"": save_pairs(tmp_path / "mine", ["hazy/a", "hazy/b"])}, WORDS)
+    (tmp_path / "mine/hazy/LQ/a.png").write_bytes(b"")
+    methods: dict[str, Method] = {"input": Input(), "X": Input()}
+    of_a = [Row(method, "mine", "hazy", "a", {}, {}, fault="damaged") for method in methods]
+    of_b = [*rows("input", {"b": 0}), Row("X", "mine", "hazy", "b", {}, {}, fault="NaN")]
+    (case,) = gallery(of_a + of_b, samples, methods, per_task=2)
+    assert [picture.label for picture in case.pictures] == ["input", "clean"]
+
+
 def test_pictures_are_small(tmp_path: Path) -> None:
-    url = data_url(photograph(300, 600))
+    pairs = save_pairs(tmp_path / "mine", ["hazy/a"], sides=(300, 600))
+    samples, methods = read_sets({"": pairs}, WORDS), {"input": Input(), "X": Input()}
+    (case,) = gallery(rows("input", {"a": 0}) + rows("X", {"a": 1}), samples, methods, per_task=1)
+    url = data_url(case.pictures[-1].image)
     head, _, data = url.partition(",")
     assert head == "data:image/webp;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
         assert picture.size == (SIDE, SIDE // 2)
         small = np.asarray(picture).astype(int)
-    expected = np.asarray(Image.fromarray(photograph(300, 600)).resize((SIDE, SIDE // 2)))
+    clean = Image.fromarray(read_image(pairs / "hazy/GT/a.png"))
+    expected = np.asarray(clean.resize((SIDE, SIDE // 2)))
     assert np.abs(small - expected).mean() < 5

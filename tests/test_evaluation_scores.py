@@ -113,10 +113,11 @@ def test_missing_weights_are_told_and_nothing_takes_their_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    found = load_perceptual(torch.device("cpu"))
+    found = load_perceptual(torch.device("cpu"), with_fid=True)
     assert found.lpips is None and found.fid is None
     assert "alexnet" in found.missing["LPIPS"] and "fetch" in found.missing["LPIPS"]
     assert "inception" in found.missing["FID"]
+    assert "FID" not in load_perceptual(torch.device("cpu"), with_fid=False).missing
 
 
 class Features(nn.Module):
@@ -149,7 +150,7 @@ def test_fid_is_of_all_images_of_a_task_and_of_each_dataset(tmp_path: Path) -> N
     methods = {"input": Input(), "X": Outputs({name: out / f"{name}.png" for name in names})}
     metric = FrechetInceptionDistance(feature=Features(), input_img_size=(3, 40, 48))
     metric = metric.set_dtype(torch.float64)
-    found, reasons = fid_of(metric, samples, methods)
+    found, reasons = fid_of(metric, samples, methods, [])
     places = {(task, dataset) for _, task, dataset in found}
     assert places == {("hazy", ""), ("hazy", "one"), ("hazy", "2")}
     for (method, _, dataset), value in found.items():
@@ -161,9 +162,15 @@ def test_fid_is_of_all_images_of_a_task_and_of_each_dataset(tmp_path: Path) -> N
         assert value == pytest.approx(expected, rel=1e-6)
     assert list(reasons) == ["FID of rainy"]
     assert "a single image" in reasons["FID of rainy"]
+    faulty = {("input", names[0]), ("X", names[0]), ("X", names[1])}
+    found, _ = fid_of(metric, samples, methods, faulty)
+    images = [read_image(methods["X"].path(s)) for s in samples[2:10]]
+    clean = [s.load().clean for s in samples[1:10]]
+    expected = distance(*(np.array([features(i) for i in group]) for group in (images, clean)))  # type: ignore[arg-type]
+    assert found["X", "hazy", ""] == pytest.approx(expected, rel=1e-6)
 
 
 def test_fid_leaves_out_images_without_a_clean_one(tmp_path: Path) -> None:
     samples = read_sets({"": save_pairs(tmp_path, ["hazy/a", "hazy/b"], clean=False)}, WORDS)
     metric = FrechetInceptionDistance(feature=Features(), input_img_size=(3, 40, 48))
-    assert fid_of(metric, samples, {"input": Input()}) == ({}, {})
+    assert fid_of(metric, samples, {"input": Input()}, []) == ({}, {})

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from modules.niqe import GREY, block_features
-from modules.no_reference import NIQE_URL, NoReference, no_reference
+from modules.no_reference import NoReference, no_reference
 from modules.perceptual import Unavailable
+from modules.weight_files import NIQE_URL
 from tests.golden_vectors import golden_json
 
 FILE = "niqe_pris_params.npz"

@@ -11,11 +11,15 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.feature_extractor_inceptionv3 import (
+    URL_INCEPTION_V3,
+    FeatureExtractorInceptionV3,
+)
 from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
-from torchvision.models import alexnet
+from torchvision.models import AlexNet_Weights, alexnet
 
-from modules.perceptual import ALEXNET_URL, INCEPTION_URL, Unavailable, fid, lpips_alex
+from modules.perceptual import Unavailable, fid, lpips_alex
+from modules.weight_files import ALEXNET_URL, INCEPTION_URL, hub_path
 from tests.golden_vectors import relative_error
 
 ALEXNET, INCEPTION = "alexnet-owt-7be5be79.pth", "weights-inception-2015-12-05-6726825d.pth"
@@ -219,3 +223,19 @@ def test_fid_of_ranks_in_any_order_is_that_of_all() -> None:
             found, expected = (getattr(m, f"{name}_{state}") for m in (ranks[0], whole))
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     assert whole.real_features_cov_sum.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"XDG_CACHE_HOME": "/caches"}, {"TORCH_HOME": "~/of torch"}]
+)
+def test_weights_are_where_torch_and_the_libraries_have_them(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert AlexNet_Weights.IMAGENET1K_V1.url == ALEXNET_URL
+    assert URL_INCEPTION_V3 == INCEPTION_URL
+    for url in (ALEXNET_URL, INCEPTION_URL):
+        assert hub_path(url) == Path(torch.hub.get_dir()) / "checkpoints" / url.split("/")[-1]

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -91,8 +92,24 @@ def test_confusion_counts_truth_by_row() -> None:
     recognition = summary().recognition
     assert recognition is not None
     assert recognition.counts == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
-    assert recognition.accuracy == pytest.approx(3 / 4)
+    assert recognition.accuracy == pytest.approx((2 / 3 + 1) / 2)  # the mean of the words
     assert summary(INPUTS).recognition is None
+
+
+def test_images_there_are_not_are_told_by_method() -> None:
+    bad = replace(MODELS[0], scores={}, fault="set/hazy/1: has NaN", found=None, seconds=None)
+    found = summary([*INPUTS, bad, *MODELS[1:]])
+    assert found.missing["model, 1 of 4 images"] == "set/hazy/1: has NaN"
+    assert found.recognition is not None and found.recognition.images == 3
+    assert found.usage[0].images == 3
+    hazy = whole(found, "model", "hazy")
+    assert hazy.images == 3 and hazy.figures[PSNR].images == 2
+
+
+def test_equal_images_have_no_interval() -> None:
+    infinite = [row("input", "hazy", str(i), float("inf")) for i in range(3)]
+    figure = whole(summary(infinite), "input", "hazy").figures[PSNR]
+    assert (figure.mean, figure.low, figure.high) == (float("inf"), None, None)
 
 
 def test_what_it_took_is_of_those_that_tell() -> None:
@@ -196,7 +213,7 @@ def test_terminal_shows_every_method_and_the_convention() -> None:
     assert "4 px cut" in lines[0] and "RGB" in lines[0]
     assert lines[2].split() == ["hazy", "15.00", "/", "0.150", "17.00", "/", "0.170"]
     assert lines[4].startswith("mean")
-    assert lines[5] == "degradation recognised: 75.0% of 4 images"
+    assert lines[5] == "degradation recognised: 83.3%, the mean of the degradations, of 4 images"
 
 
 def test_csv_has_a_line_for_each_method_task_and_dataset() -> None:
@@ -231,5 +248,5 @@ def test_headline_keeps_its_short_names() -> None:
     assert found["psnr/hazy"] == pytest.approx(17)
     assert found["ssim_degraded/rainy"] == pytest.approx(0.05)
     assert found["fid/hazy"] == 30
-    assert found["degradation_accuracy"] == 0.75
+    assert found["degradation_accuracy"] == pytest.approx(5 / 6)
     assert found["seconds_per_image"] == 2

@@ -22,10 +22,11 @@ SAID = (
 TILES: dict[str, Tile] = {"auto": "auto", "whole image": None, "256": 256, "512": 512, "1024": 1024}
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+#examples, #examples .grid-wrap { height: auto !important; max-height: none; min-height: 0; }
 #examples .grid-container {
-  grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)) !important;
+  grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)) !important;
   grid-template-rows: none !important;
-  min-width: 0 !important;
+  height: auto !important;
 }
 footer { display: none !important; }
 """

@@ -42,7 +42,7 @@ Condition = tuple[Denoiser, Embeddings]
 Ablation = Callable[[Models, Seen], Condition]
 
 
-class _Deaf(nn.Module):
+class PartlyTold(nn.Module):
     """A restorer network that is not told one of the embeddings."""
 
     def __init__(self, network: nn.Module, degradation: bool, content: bool) -> None:
@@ -60,12 +60,12 @@ class _Deaf(nn.Module):
 
 def no_prompt(models: Models, seen: Seen) -> Condition:
     """Without the degradation prompt."""
-    return _deaf(models.denoiser, degradation=False, content=True), seen.embeddings
+    return _partly_told(models.denoiser, degradation=False, content=True), seen.embeddings
 
 
 def no_content(models: Models, seen: Seen) -> Condition:
     """Without the content embedding."""
-    return _deaf(models.denoiser, degradation=True, content=False), seen.embeddings
+    return _partly_told(models.denoiser, degradation=True, content=False), seen.embeddings
 
 
 def true_word(models: Models, seen: Seen) -> Condition:
@@ -90,11 +90,13 @@ def clean_content(models: Models, seen: Seen) -> Condition:
     return models.denoiser, seen.embeddings._replace(content=content)
 
 
+CLEAN_CONTENT = "clean_content"
+"""The one that needs clean images."""
 ABLATIONS: dict[str, Ablation] = {
     "no_prompt": no_prompt,
     "no_content": no_content,
     "true_word": true_word,
-    "clean_content": clean_content,
+    CLEAN_CONTENT: clean_content,
 }
 TITLES = {
     "no_prompt": "no degradation prompt",
@@ -126,5 +128,5 @@ def check_ablations(names: Sequence[str], network: nn.Module | None = None) -> N
         )
 
 
-def _deaf(denoiser: Denoiser, degradation: bool, content: bool) -> Denoiser:
-    return denoiser._replace(network=_Deaf(denoiser.network, degradation, content))
+def _partly_told(denoiser: Denoiser, degradation: bool, content: bool) -> Denoiser:
+    return denoiser._replace(network=PartlyTold(denoiser.network, degradation, content))

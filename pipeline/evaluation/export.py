@@ -77,8 +77,8 @@ def to_text(summary: Summary) -> str:
         cells = [_cell(summary.group(method, task)) for method in methods]
         lines.append(f"{task:16}" + "".join(f"{cell:>16}" for cell in cells))
     if found := summary.recognition:
-        share = f"{100 * found.accuracy:.1f}% of {found.images} images"
-        lines.append(f"degradation recognised: {share}")
+        share = f"{100 * found.accuracy:.1f}%, the mean of the degradations"
+        lines.append(f"degradation recognised: {share}, of {found.images} images")
     lines += [f"{name}: not computed; {reason}" for name, reason in summary.missing.items()]
     return "\n".join(lines)
 

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from datamodules.images import Pixels, read_image
@@ -51,6 +52,8 @@ def gallery(
 ) -> list[Case]:
     """Of each task the samples that gained least and most, the worst first.
 
+    Samples whose own images are damaged are left out.
+
     The gain is the model's, or where there is no model that of the first other method.
 
     Args:
@@ -64,6 +67,7 @@ def gallery(
     by_key = {(row.method, row.sample): row for row in rows}
     psnr = RGB[0].name
     gains = {}
+    samples = [s for s in samples if not by_key[INPUT, key_of(s)].fault]
     for sample in samples:
         scores = [by_key[name, key_of(sample)].scores.get(psnr) for name in (judged, INPUT)]
         gains[key_of(sample)] = _gain(*scores)
@@ -78,11 +82,9 @@ def gallery(
 
 
 def data_url(image: Pixels) -> str:
-    """A small picture of an image, to stand inside a page."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    """An image to stand inside a page."""
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=QUALITY)
+    Image.fromarray(image).save(buffer, "WEBP", quality=QUALITY)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -105,14 +107,22 @@ def _case(
     pair = sample.load()
     pictures = []
     for name, row in rows.items():
+        if row.fault:
+            continue
         path = methods[name].path(sample)
         image = pair.degraded if path is None else read_image(path)
-        pictures.append(Picture(name, _score(row), image))
+        pictures.append(Picture(name, _score(row), _small(image)))
     if pair.clean is not None:
-        pictures.append(Picture(CLEAN, "", pair.clean))
+        pictures.append(Picture(CLEAN, "", _small(pair.clean)))
     looked = rows.get(MODEL)
-    found = f"{looked.found} ({looked.probability:.0%})" if looked else ""
+    found = f"{looked.found} ({looked.probability:.0%})" if looked and looked.found else ""
     return Case(sample.task, sample.name, sample.dataset, found, gain, pictures)
+
+
+def _small(image: Pixels) -> Pixels:
+    picture = Image.fromarray(image)
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
 
 
 def _score(row: Row) -> str:

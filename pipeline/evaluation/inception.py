@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from datamodules.images import Pixels, read_image
-from pipeline.evaluation.methods import Method
-from pipeline.evaluation.samples import Sample
+from pipeline.evaluation.methods import INPUT, Method
+from pipeline.evaluation.samples import Sample, key_of
 
 Place = tuple[str, str, str]
 """Method, task, and dataset; no dataset for all of the task."""
@@ -27,25 +27,30 @@ WHY_NOT = (
 
 
 def fid_of(
-    metric: FrechetInceptionDistance, samples: Sequence[Sample], methods: Mapping[str, Method]
+    metric: FrechetInceptionDistance,
+    samples: Sequence[Sample],
+    methods: Mapping[str, Method],
+    faulty: Collection[tuple[str, str]],
 ) -> tuple[dict[Place, float], dict[str, str]]:
     """FID of every method against the clean images, by task and by dataset of a task.
 
     Args:
         metric: on the device to use.
         samples: all that were evaluated; those without a clean image do not count.
-        methods: by name, each with an image of every sample.
+        methods: by name.
+        faulty: methods and keys of the samples of which they have no image.
 
     Returns:
         The distances, and why there is none of some tasks.
     """
     scores: dict[Place, float] = {}
     alone = []
-    for (task, dataset), group in _groups(samples).items():
+    whole = [sample for sample in samples if (INPUT, key_of(sample)) not in faulty]
+    for (task, dataset), group in _groups(whole).items():
         if len(group) < LEAST:
             alone.append(f"{task} of {dataset}" if dataset else task)
             continue
-        for method, score in _scores(metric, group, methods).items():
+        for method, score in _scores(metric, group, methods, faulty).items():
             scores[method, task, dataset] = score
     return scores, {f"FID of {', '.join(alone)}": WHY_NOT} if alone else {}
 
@@ -62,7 +67,10 @@ def _groups(samples: Sequence[Sample]) -> dict[tuple[str, str], list[Sample]]:
 
 
 def _scores(
-    metric: FrechetInceptionDistance, group: Sequence[Sample], methods: Mapping[str, Method]
+    metric: FrechetInceptionDistance,
+    group: Sequence[Sample],
+    methods: Mapping[str, Method],
+    faulty: Collection[tuple[str, str]],
 ) -> dict[str, float]:
     """Of each method on a group of samples, whose clean images are looked at once."""
     metric.reset_real_features = True
@@ -74,8 +82,11 @@ def _scores(
         metric.update(_batch(metric, clean), real=True)
     scores = {}
     for name, method in methods.items():
+        own = [sample for sample in group if (name, key_of(sample)) not in faulty]
+        if len(own) < LEAST:
+            continue
         metric.reset()
-        for sample in group:
+        for sample in own:
             path = method.path(sample)
             image = sample.load().degraded if path is None else read_image(path)
             metric.update(_batch(metric, image), real=False)

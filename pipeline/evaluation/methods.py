@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from datamodules.files import atomic_write
-from datamodules.images import encode_png, read_image
+from datamodules.images import BadImage, encode_png, read_image
 from modules.metrics import quantise
 from modules.restorer import restore
-from pipeline.evaluation.ablations import ABLATIONS, Seen
+from pipeline.evaluation.ablations import ABLATIONS, CLEAN_CONTENT, Seen
 from pipeline.evaluation.memory import peak_mb, reset_peak
 from pipeline.evaluation.samples import Sample, key_of, noise_seed
 from pipeline.models import Models
@@ -55,10 +55,12 @@ class Cost(NamedTuple):
 class Output(NamedTuple):
     """What a method makes of one sample."""
 
-    image: Tensor
-    """`[3, H, W]`, uint8, RGB, on the CPU."""
+    image: Tensor | None
+    """`[3, H, W]`, uint8, RGB, on the CPU; None where there is none."""
     found: Found | None = None
     cost: Cost | None = None
+    fault: str = ""
+    """Why there is no image."""
 
 
 class Method(Protocol):
@@ -93,12 +95,17 @@ class Outputs:
 
     def __call__(self, batch: Loaded) -> list[Output]:
         """Read them."""
-        images = [read_image(self.path(sample)) for sample in batch.samples]
-        return [Output(torch.from_numpy(image).permute(2, 0, 1)) for image in images]
+        return [self._read(sample) for sample in batch.samples]
 
     def path(self, sample: Sample) -> Path:
         """Its file."""
         return self._files[key_of(sample)]
+
+    def _read(self, sample: Sample) -> Output:
+        try:
+            return Output(torch.from_numpy(read_image(self.path(sample))).permute(2, 0, 1))
+        except BadImage as error:
+            return Output(None, fault=str(error))
 
 
 class Restorations:
@@ -115,31 +122,38 @@ class Restorations:
         """
         self._models, self._folder, self._seed = models, folder / RESTORED / name, seed
         self._ablation = ABLATIONS.get(name)
-        self._needs_clean = name == "clean_content"
+        self._needs_clean = name == CLEAN_CONTENT
+        self._warm = False
 
     def __call__(self, batch: Loaded) -> list[Output]:
-        """Restore and keep them.
-
-        Raises:
-            ValueError: a restored image has pixels that are no number.
-        """
+        """Restore and keep them; the first time once for nothing, to warm up."""
         if self._needs_clean and batch.clean is None:
             return []
         device = self._models.device
+        if not self._warm:
+            self._restore(batch)
+            self._warm = True
         reset_peak(device)
         started = time.perf_counter()
         restored, found = self._restore(batch)
-        images = [_pixels(i, sample) for i, sample in zip(restored, batch.samples, strict=True)]
-        seconds = (time.perf_counter() - started) / len(images)
+        restored = restored.cpu()
+        seconds = (time.perf_counter() - started) / len(batch.samples)
         cost = Cost(seconds, self._models.sampling.calls, peak_mb(device))
-        for sample, image in zip(batch.samples, images, strict=True):
-            with atomic_write(self.path(sample)) as file:
-                file.write(encode_png(image.permute(1, 2, 0).numpy()))
-        return [Output(image, f, cost) for image, f in zip(images, found, strict=True)]
+        whole = zip(restored, found, batch.samples, strict=True)
+        return [self._keep(image, sample, Output(None, f, cost)) for image, f, sample in whole]
 
     def path(self, sample: Sample) -> Path:
         """Where the restoration of a sample is kept."""
         return self._folder / f"{key_of(sample)}.png"
+
+    def _keep(self, restored: Tensor, sample: Sample, output: Output) -> Output:
+        try:
+            image = quantise(restored[None])[0]
+        except ValueError as error:
+            return output._replace(fault=f"{key_of(sample)}: {error}")
+        with atomic_write(self.path(sample)) as file:
+            file.write(encode_png(image.permute(1, 2, 0).numpy()))
+        return output._replace(image=image)
 
     @torch.inference_mode()
     def _restore(self, batch: Loaded) -> tuple[Tensor, list[Found]]:
@@ -160,10 +174,3 @@ def _found(models: Models, probabilities: Tensor) -> list[Found]:
     values, words = probabilities.max(dim=1)
     pairs = zip(words.tolist(), values.tolist(), strict=True)
     return [Found(models.controller.words[word], value) for word, value in pairs]
-
-
-def _pixels(restored: Tensor, sample: Sample) -> Tensor:
-    try:
-        return quantise(restored[None])[0].cpu()
-    except ValueError as error:
-        raise ValueError(f"{key_of(sample)}: {error}") from error

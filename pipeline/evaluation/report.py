@@ -75,7 +75,9 @@ def write_report(
         further=_further(summary),
         ablations=_ablations(summary),
         cases=cases,
-        trainings=[] if config.evaluate.restorer else _trainings(config),
+        trainings=[]
+        if config.evaluate.restorer or not config.evaluate.model
+        else _trainings(config),
         short=SHORT_MINUTES,
         recognised=RECOGNISED,
         recognised_mean=RECOGNISED_MEAN,

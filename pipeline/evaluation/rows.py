@@ -21,6 +21,8 @@ class Row:
     """By the names of MEASURES; PSNR of equal images is infinite."""
     missing: Mapping[str, str]
     """Scores that this image cannot have, each with the reason."""
+    fault: str | None = None
+    """Why there is no image to score."""
     found: str | None = None
     """The degradation that the controller took it for, where it looked."""
     probability: float | None = None

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from datamodules.images import list_images
+from datamodules.images import BadImage, list_images
 from datamodules.photos import SPLITS
 from datamodules.reader import ShardSet
 from datamodules.shards import INDEX
@@ -19,14 +19,14 @@ SHOWN = 20
 """Names that a message lists of each kind of fault."""
 
 
-def read_sets(folders: Mapping[str, Path], words: Sequence[str]) -> list[Sample]:
+def read_sets(folders: Mapping[str, Path], words: Sequence[str] | None) -> list[Sample]:
     """All samples of some sets, in an order that never changes.
 
     Args:
         folders: name of a dataset -> a folder of shards, whose validation split is taken, or of
             `WORD/LQ` with or without `WORD/GT`. An empty name takes that of the folder, or in
             shards of the first folder in the clean images' own names.
-        words: the degradations there may be.
+        words: the degradations there may be; None for any.
 
     Raises:
         FileNotFoundError: a folder is missing, or has no images.
@@ -52,7 +52,7 @@ def few(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _of_shards(dataset: str, folder: Path, known: Sequence[str]) -> list[ShardSample]:
+def _of_shards(dataset: str, folder: Path, known: Sequence[str] | None) -> list[ShardSample]:
     shards = ShardSet(folder, "val")
     _check_words(shards.words, known, folder)
     found = []
@@ -77,7 +77,7 @@ def _dataset_of(source: PurePosixPath) -> str:
     return "validation" if first in ("", "..", *SPLITS) else first
 
 
-def _of_folder(dataset: str, folder: Path, known: Sequence[str]) -> list[FileSample]:
+def _of_folder(dataset: str, folder: Path, known: Sequence[str] | None) -> list[FileSample]:
     words = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not words:
         raise FileNotFoundError(
@@ -87,12 +87,15 @@ def _of_folder(dataset: str, folder: Path, known: Sequence[str]) -> list[FileSam
     return [sample for word in words for sample in _of_word(dataset, word, folder / word)]
 
 
-def _check_words(words: Iterable[str], known: Sequence[str], folder: Path) -> None:
-    if unknown := sorted(set(words) - set(known)):
-        raise ValueError(
-            f"evaluate.data: unknown task {', '.join(map(repr, unknown))} in {folder}; known ones: "
-            f"{', '.join(known)}. Rename the folder, or move it elsewhere"
-        )
+def _check_words(words: Iterable[str], known: Sequence[str] | None, folder: Path) -> None:
+    if known is None or not (unknown := sorted(set(words) - set(known))):
+        return
+    splits = [name for name in unknown if (folder / name).is_dir() and name in SPLITS]
+    hint = f"Give {folder / splits[-1]}" if splits else "Rename the folder, or move it elsewhere"
+    raise ValueError(
+        f"evaluate.data: unknown task {', '.join(map(repr, unknown))} in {folder}; known ones: "
+        f"{', '.join(known)}. {hint}"
+    )
 
 
 def _of_word(dataset: str, word: str, folder: Path) -> list[FileSample]:
@@ -108,11 +111,18 @@ def _of_word(dataset: str, word: str, folder: Path) -> list[FileSample]:
     if left := [str(gt) for stem, gt in clean.items() if stem not in degraded]:
         log.warning("not evaluated, for they have no degraded image: %s", few(left))
     pairs = [FileSample(dataset, word, lq, clean[stem]) for stem, lq in degraded.items()]
-    wrong = [pair for pair in pairs if pair.gt and image_size(pair.lq) != image_size(pair.gt)]
+    wrong = [pair for pair in pairs if pair.gt and _differ(pair.lq, pair.gt)]
     if wrong:
         names = [f"{pair.lq} and {pair.gt}" for pair in wrong]
         raise ValueError(f"degraded and clean image differ in size: {few(names)}")
     return pairs
+
+
+def _differ(degraded: Path, clean: Path) -> bool:
+    try:
+        return image_size(degraded) != image_size(clean)
+    except BadImage:  # the report names it
+        return False
 
 
 def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import fmean
 from typing import NamedTuple
 
 from modules.bootstrap import confidence, confidence_of_tasks
 from pipeline.evaluation.inception import Place
-from pipeline.evaluation.measures import FID, MEAN, MEASURES
+from pipeline.evaluation.measures import FID, MEAN, MEASURES, RGB
 from pipeline.evaluation.methods import MODEL
 from pipeline.evaluation.rows import Row
 
@@ -66,8 +67,10 @@ class Recognition(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """The share it took for what they are."""
-        return sum(line[i] for i, line in enumerate(self.counts)) / self.images
+        """The share of a degradation's images that it took for what they are, as the mean of the
+        degradations there are."""
+        shares = [self.accuracy_of(word) for word in self.words]
+        return fmean(share for share in shares if share is not None)
 
     def accuracy_of(self, word: str) -> float | None:
         """The same of one degradation's images; None where there are none."""
@@ -160,7 +163,8 @@ def _group(
             figures[name] = Figure(fmean(values), *_interval(values), len(values), 1)
     distance = fid.get((method, task, "" if whole else datasets[0]))
     if distance is not None:
-        figures[FID.name] = Figure(distance, None, None, len(rows), 1)
+        compared = sum(RGB[0].name in row.scores for row in rows)
+        figures[FID.name] = Figure(distance, None, None, compared, 1)
     return Group(method, task, " + ".join(datasets), whole, len(rows), figures)
 
 
@@ -185,12 +189,14 @@ NO_INTERVAL: Interval = (None, None)
 
 
 def _interval(values: Sequence[float]) -> Interval:
-    return confidence(values) if len(values) > 1 else NO_INTERVAL
+    """None where a single image's spread is not known, or equal images have infinite PSNR."""
+    return confidence(values) if len(values) > 1 and all(map(isfinite, values)) else NO_INTERVAL
 
 
 def _interval_of_tasks(tasks: Sequence[Sequence[float]]) -> Interval:
-    """Of the mean over tasks; none where a task has a single image, whose spread is not known."""
-    return confidence_of_tasks(tasks) if tasks and min(map(len, tasks)) > 1 else NO_INTERVAL
+    """Of the mean over tasks; likewise."""
+    known = tasks and all(len(task) > 1 and all(map(isfinite, task)) for task in tasks)
+    return confidence_of_tasks(tasks) if known else NO_INTERVAL
 
 
 def _took(method: str, rows: Sequence[Row]) -> bool:
@@ -198,7 +204,7 @@ def _took(method: str, rows: Sequence[Row]) -> bool:
 
 
 def _usage(method: str, rows: Sequence[Row]) -> Usage:
-    own = [row for row in rows if row.method == method]
+    own = [row for row in rows if row.method == method and row.seconds is not None]
     peaks = [row.peak_mb for row in own if row.peak_mb is not None]
     return Usage(
         method,
@@ -210,20 +216,27 @@ def _usage(method: str, rows: Sequence[Row]) -> Usage:
 
 
 def _recognition(rows: Sequence[Row], words: Sequence[str]) -> Recognition | None:
-    counts = Counter((row.task, row.found) for row in rows)
+    counts = Counter((row.task, row.found) for row in rows if row.found)
     if not counts:
         return None
     return Recognition(words, [[counts[true, found] for found in words] for true in words])
 
 
 def _missing(rows: Sequence[Row]) -> dict[str, str]:
-    """Measures that some images of the first method cannot have, so no other has them either."""
-    own = [row for row in rows if row.method == rows[0].method]
-    reasons: dict[str, list[str]] = defaultdict(list)
-    for row in own:
+    """Images that there are not, and measures that some images cannot have."""
+    faults: dict[str, list[str]] = defaultdict(list)
+    small: dict[str, dict[str, str]] = defaultdict(dict)
+    samples = {row.sample for row in rows}
+    for row in rows:
+        if row.fault:
+            faults[row.method].append(row.fault)
         for name, reason in row.missing.items():
-            reasons[name].append(reason)
-    return {
-        MEASURES[name].title: f"of {len(found)} of {len(own)} images; {found[0]}"
-        for name, found in reasons.items()
+            small[name].setdefault(row.sample, reason)
+    missing = {
+        f"{method}, {len(found)} of {len(samples)} images": found[0]
+        for method, found in faults.items()
     }
+    for name, found in small.items():
+        reason = next(iter(found.values()))
+        missing[MEASURES[name].title] = f"of {len(found)} of {len(samples)} images; {reason}"
+    return missing

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from datamodules.files import atomic_write
-from datamodules.images import Pixels
+from datamodules.images import BadImage, Pixels
 from datamodules.ledger import Ledger, Line, remove_ledgers
+from datamodules.shards import BadShard
 from pipeline.evaluation.methods import Loaded, Method, Output
 from pipeline.evaluation.rows import Row
 from pipeline.evaluation.samples import Pair, Sample, key_of
-from pipeline.evaluation.scoring import score
+from pipeline.evaluation.scoring import Scores, score
 from pipeline.evaluation.shares import Share
 from pipeline.perceptual import Perceptual
 from pipeline.ranks import Rank
@@ -28,7 +29,7 @@ ROWS = f"{NAME}.jsonl"
 """A line for each method and sample, when all are scored."""
 
 
-class Task(NamedTuple):
+class Job(NamedTuple):
     """What is to be scored."""
 
     samples: Sequence[Sample]
@@ -36,12 +37,13 @@ class Task(NamedTuple):
     perceptual: Perceptual
 
 
-def measure(task: Task, folder: Path, batch_size: int, rank: Rank) -> list[Row]:
+def measure(job: Job, folder: Path, stamp: str, batch_size: int, rank: Rank) -> list[Row]:
     """Score each method on each sample once, together with the other ranks.
 
     Args:
-        task: the same on all ranks.
-        folder: shared by all ranks, for this task alone.
+        job: the same on all ranks.
+        folder: shared by all ranks.
+        stamp: of what the scores depend on; what was scored under another one does not count.
         batch_size: samples that are restored together, where they have one size.
         rank: of this process.
 
@@ -50,16 +52,17 @@ def measure(task: Task, folder: Path, batch_size: int, rank: Rank) -> list[Row]:
     """
     target = folder / ROWS
     if not target.is_file():
-        samples = task.samples
+        samples = job.samples
         plan = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]
-        ledger = Ledger(folder, NAME, rank.rank, [list(map(key_of, batch)) for batch in plan])
-        share = Share(plan, ledger, _read, lambda read: _work(read, task), quiet=rank.rank > 0)
+        keys = [[stamp, *map(key_of, batch)] for batch in plan]
+        ledger = Ledger(folder, NAME, rank.rank, keys)
+        share = Share(plan, ledger, _read, lambda read: _work(read, job), quiet=rank.rank > 0)
         with closing(share):
             share.finish(range(rank.rank, len(plan), rank.world), stop=target.is_file)
             if rank.rank == 0:
                 share.finish_others()
         if rank.rank == 0:
-            _write(target, _sorted(ledger.lines(), task.methods))
+            _write(target, _sorted(ledger.lines(), job))
         elif target.is_file():  # the first rank has given this one up, and removed the other files
             ledger.remove_own()
     if rank.rank > 0:
@@ -68,27 +71,43 @@ def measure(task: Task, folder: Path, batch_size: int, rank: Rank) -> list[Row]:
     return [Row.of_json(json.loads(line)) for line in target.read_text("utf-8").splitlines()]
 
 
-Read = Sequence[tuple[Sample, Pair]]
+Read = Sequence[tuple[Sample, Pair | str]]
+"""Samples with their images, or with what is wrong with them."""
 
 
 def _read(batch: Sequence[Sample]) -> Read:
-    return [(sample, sample.load()) for sample in batch]
+    return [(sample, _load(sample)) for sample in batch]
 
 
-def _work(read: Read, task: Task) -> list[Line]:
-    return [
-        _row(name, sample, output, clean, task.perceptual).to_json()
+def _load(sample: Sample) -> Pair | str:
+    try:
+        return sample.load()
+    except (BadImage, BadShard) as error:
+        return str(error)
+
+
+def _work(read: Read, job: Job) -> list[Line]:
+    rows = [
+        _row(name, sample, output, clean, job.perceptual)
         for loaded in _loaded(read)
-        for name, method in task.methods.items()
+        for name, method in job.methods.items()
         for sample, output, clean in _outputs(method, loaded)
     ]
+    rows += [
+        _row(name, sample, Output(None, fault=found), None, job.perceptual)
+        for sample, found in read
+        if isinstance(found, str)
+        for name in job.methods
+    ]
+    return [row.to_json() for row in rows]
 
 
 def _loaded(read: Read) -> Iterator[Loaded]:
     """The samples that can be restored together: of one size, all with a clean image or none."""
     alike: dict[tuple[tuple[int, ...], bool], list[tuple[Sample, Pair]]] = defaultdict(list)
     for sample, pair in read:
-        alike[pair.degraded.shape, pair.clean is None].append((sample, pair))
+        if isinstance(pair, Pair):
+            alike[pair.degraded.shape, pair.clean is None].append((sample, pair))
     for group in alike.values():
         samples, pairs = zip(*group, strict=True)
         clean = [pair.clean for pair in pairs if pair.clean is not None]
@@ -108,7 +127,8 @@ def _outputs(method: Method, loaded: Loaded) -> Iterator[tuple[Sample, Output, T
 def _row(
     method: str, sample: Sample, output: Output, clean: Tensor | None, perceptual: Perceptual
 ) -> Row:
-    scores = score(output.image, clean, perceptual)
+    image = output.image
+    scores = Scores({}, {}) if image is None else score(image, clean, perceptual)
     found, cost = output.found, output.cost
     return Row(
         method=method,
@@ -117,6 +137,7 @@ def _row(
         name=sample.name,
         scores=scores.values,
         missing=scores.missing,
+        fault=output.fault or None,
         found=found.word if found else None,
         probability=found.probability if found else None,
         seconds=cost.seconds if cost else None,
@@ -125,9 +146,11 @@ def _row(
     )
 
 
-def _sorted(lines: Sequence[Line], methods: Mapping[str, Method]) -> list[Line]:
-    order = list(methods)
-    return sorted(lines, key=lambda line: order.index(line["method"]))
+def _sorted(lines: Sequence[Line], job: Job) -> list[Line]:
+    methods = {name: i for i, name in enumerate(job.methods)}
+    samples = {key_of(sample): i for i, sample in enumerate(job.samples)}
+    places = [(methods[line["method"]], samples[Row.of_json(line).sample]) for line in lines]
+    return [lines[i] for i in sorted(range(len(lines)), key=places.__getitem__)]
 
 
 def _write(path: Path, lines: Sequence[Line]) -> None:
