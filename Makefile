@@ -65,7 +65,7 @@ train-restorer: train-controller ## stage (b): the diffusion restorer
 	@$(RUN) train-restorer $(SETTINGS)
 
 # Models named, or none at all, need no training before.
-TRAINED = $(if $(or $(findstring evaluate.restorer=,$(ARGS)),$(findstring evaluate.model=false,$(ARGS))),$(READY),train-restorer)
+TRAINED = $(if $(or $(findstring evaluate.restorer=,$(ARGS)),$(findstring evaluate.pretrained=,$(ARGS)),$(findstring evaluate.model=false,$(ARGS))),$(READY),train-restorer)
 evaluate: $(TRAINED) ## table, confusion matrix and report.html
 	@$(RUN) evaluate $(SETTINGS)
 

@@ -132,6 +132,7 @@ class EvaluateConfig:
 
     data: Any = MISSING
     model: bool = MISSING
+    pretrained: str | None = MISSING
     controller: str | None = MISSING
     restorer: str | None = MISSING
     methods: dict[str, str] | None = MISSING

@@ -107,6 +107,8 @@ def check(config: Config) -> None:
             raise ConfigError(f"evaluate.data: {name!r} cannot name a dataset; leave out the path")
     _check_folders(config)
     controller, restorer = config.evaluate.controller, config.evaluate.restorer
+    if config.evaluate.pretrained and (controller or restorer):
+        raise ConfigError("evaluate.pretrained names a whole model; leave out the two files")
     if restorer and not restorer.endswith(".safetensors") and not controller:
         raise ConfigError(f"evaluate.restorer={restorer}: name its evaluate.controller too")
 

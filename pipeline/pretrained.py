@@ -48,15 +48,16 @@ def find_model(name: str | Path | None = None) -> ModelFiles:
     """The files of a model, fetched and converted where they are not here yet.
 
     Args:
-        name: None for the model that comes with the project; a name in RELEASED; a model folder,
-            the folder of a run, or one with a released pair; `owner/name` on the Hugging Face Hub.
+        name: None or `shipped` for the model that comes with the project; a name in RELEASED; a
+            model folder, the folder of a run, or one with a released pair; `owner/name` on the
+            Hugging Face Hub.
 
     Raises:
         BadModel: there is no such model; the message says what to fetch and where to put it.
     """
     from pipeline.models import BadModel
 
-    if name is None:
+    if name is None or name == "shipped":
         if SHIPPED.is_dir():
             return _in_folder(SHIPPED)
         raise BadModel(f"no model comes with this copy of the project; name one: {_choices()}")

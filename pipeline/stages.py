@@ -10,6 +10,7 @@ from datamodules.captions import CAPTIONS
 from datamodules.shards import INDEX
 from modules.weight_files import found_weights
 from pipeline.config import Config, ConfigError, build
+from pipeline.pretrained import find_model
 from pipeline.stage import Stage
 
 WEIGHTS = "model.safetensors"
@@ -87,6 +88,9 @@ def evaluated_outputs(config: Config) -> dict[str, Path]:
 def evaluated_weights(config: Config) -> tuple[Path, Path]:
     """The controller and the restorer to evaluate."""
     controller, restorer = config.evaluate.controller, config.evaluate.restorer
+    if config.evaluate.pretrained:
+        found = find_model(config.evaluate.pretrained)
+        return found.controller, found.restorer
     return (
         Path(controller) if controller else controller_weights(config),
         Path(restorer) if restorer else restorer_weights(config),
@@ -113,7 +117,7 @@ def _evaluated_files(config: Config) -> list[Path]:
     return [*images, *found_weights()]
 
 
-EVALUATED = ("data", "model", "controller", "restorer", "methods", "ablations")
+EVALUATED = ("data", "model", "pretrained", "controller", "restorer", "methods", "ablations")
 """What the scores depend on; the other settings are of speed and of the page."""
 
 SHARDS = Stage(

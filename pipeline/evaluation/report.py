@@ -75,9 +75,7 @@ def write_report(
         further=_further(summary),
         ablations=_ablations(summary),
         cases=cases,
-        trainings=[]
-        if config.evaluate.restorer or not config.evaluate.model
-        else _trainings(config),
+        trainings=_trainings(config),
         short=SHORT_MINUTES,
         recognised=RECOGNISED,
         recognised_mean=RECOGNISED_MEAN,
@@ -113,8 +111,10 @@ def _ablations(summary: Summary) -> list[Table]:
 
 
 def _trainings(config: Config) -> list[Training]:
-    """What the records of both training stages say; nothing of a stage without one."""
-    trainings = []
+    """What the records say of both stages that trained the model, where it is this run's."""
+    evaluate, trainings = config.evaluate, list[Training]()
+    if not evaluate.model or evaluate.pretrained or evaluate.restorer:
+        return trainings
     stages: tuple[Any, ...] = ((CONTROLLER, config.controller), (RESTORER, config.restorer))
     for stage, settings in stages:
         record = read_record(stage.folder(config))
