@@ -20,7 +20,7 @@ RUN = $(BIN)/python -m pipeline
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 SETTINGS = experiment=$(EXPERIMENT) $(ARGS)
 
-.PHONY: help setup demo test test-quick test-slurm check lint types layers shards verify captions \
+.PHONY: help setup demo demo-train test test-quick test-slurm check lint types layers shards verify captions \
 	train-controller train-restorer evaluate train-all status restore dashboard bench-data bench-train \
 	bench-convergence bench-sampling bench-restore pretrained export push app test-page clean
 .DEFAULT_GOAL := help
@@ -44,9 +44,15 @@ $(READY): $(PACKAGES) pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: ## run the whole chain offline on embedded photographs, ending in a report and a restored photo
-	@$(MAKE) --no-print-directory train-all EXPERIMENT=demo
-	@$(MAKE) --no-print-directory restore MODEL=outputs/demo INPUT=outputs/demo/evaluation/examples OUTPUT=outputs/demo/restored
+demo: $(READY) ## restore ten kinds of damage with the model that comes with the project: table, report, pictures
+	@$(RUN) shards experiment=demo
+	@$(RUN) evaluate experiment=demo evaluate.pretrained=shipped
+	@$(MAKE) --no-print-directory restore INPUT=outputs/demo/evaluation/examples OUTPUT=outputs/demo/restored ARGS=--compare
+
+demo-train: ## train the whole chain offline on embedded photographs, ending in a report and restored photographs
+	@$(MAKE) --no-print-directory train-all EXPERIMENT=demo ARGS="run_dir=outputs/demo-train"
+	@$(MAKE) --no-print-directory restore MODEL=outputs/demo-train \
+		INPUT=outputs/demo-train/evaluation/examples OUTPUT=outputs/demo-train/restored
 
 verify: $(READY) ## check the shards against their index, and name every fault
 	@$(RUN) verify $(SETTINGS)

@@ -96,6 +96,7 @@ class SdeConfig:
 class RestorerConfig:
     """Stage (b)."""
 
+    weights: str | None = MISSING
     steps: int = MISSING
     batch_size: int = MISSING
     accumulate: int = MISSING

@@ -170,6 +170,15 @@ def save_copies(pair: tuple[Path, Path], copies: tuple[Path, Path], half: bool =
         _save(copy, _halved(tensors) if half else tensors, kind, about)
 
 
+def start_from(path: Path, network: nn.Module) -> None:
+    """Give a network the weights of a trained restorer, whatever controller it was trained with.
+
+    Raises:
+        BadModel: the file is missing, damaged, of another kind or architecture.
+    """
+    _fill(network, _load(path, RESTORER)[1], path)
+
+
 def build_network(node: Mapping[str, Any]) -> nn.Module:
     """Make a restorer network, in the memory format its convolutions are fastest in.
 

@@ -64,6 +64,11 @@ def _controller_inputs(config: Config) -> list[Path]:
     return [shard_index(config), caption_file(config), *local]
 
 
+def _restorer_inputs(config: Config) -> list[Path]:
+    start = config.restorer.weights
+    return [shard_index(config), controller_weights(config), *([Path(start)] if start else [])]
+
+
 def evaluated_sets(config: Config) -> dict[str, Path]:
     """The folders of images to evaluate, by the names of the datasets; one may have none yet.
 
@@ -148,7 +153,7 @@ RESTORER = Stage(
     name="restorer",
     parallel=True,
     sections=["sde", "restorer", "data.shares"],
-    inputs=lambda config: [shard_index(config), controller_weights(config)],
+    inputs=_restorer_inputs,
     outputs=[WEIGHTS],
     run=_work_of("pipeline.train_restorer"),
 )

@@ -17,7 +17,7 @@ from modules.sde import make_tables
 from modules.unet import ConditionalUNet
 from pipeline.callbacks import Samples
 from pipeline.config import Config, build
-from pipeline.models import build_network, load_controller, save_restorer
+from pipeline.models import build_network, load_controller, save_restorer, start_from
 from pipeline.perceptual import training_scores
 from pipeline.stages import SHARDS, WEIGHTS, controller_weights
 from pipeline.training import fit, schedule_of
@@ -43,6 +43,8 @@ def run(config: Config, folder: Path) -> None:
     torch.manual_seed(config.seed)
     tables = make_tables(**vars(config.sde))
     network = build_network(stage.network)
+    if stage.weights:
+        start_from(Path(stage.weights), network)
     if isinstance(network, ConditionalUNet):
         network.recompute = stage.recompute
     if config.trainer.compile:

@@ -13,13 +13,15 @@ from pipeline.config import ConfigError, build, check_targets, load_config
 
 EXPERIMENTS = sorted(p.stem for p in (Path(conf.__file__).parent / "experiment").glob("*.yaml"))
 NEEDS_ROOT = ["shards.source.root=/data"]
+PHOTOS = ("base", "photos", "small")
+"""Experiments on clean photographs."""
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("logger", ["csv", "wandb"])
 def test_every_experiment_composes(experiment: str, logger: str) -> None:
     photos = ["shards.source.photos.root=/data"]
-    more = {"demo": [], "small": photos, "base": photos}.get(experiment, NEEDS_ROOT)
+    more = {"demo": [], **dict.fromkeys(PHOTOS, photos)}.get(experiment, NEEDS_ROOT)
     config = load_config([f"experiment={experiment}", f"logger={logger}", *more])
     check_targets(config)
     assert config.run_dir == f"outputs/{experiment}"
@@ -111,7 +113,7 @@ def test_numbers_out_of_range_are_named(override: str) -> None:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_names_a_sampler_and_a_grid(experiment: str) -> None:
-    roots = ["shards.source.photos.root=/data"] if experiment in ("small", "base") else NEEDS_ROOT
+    roots = ["shards.source.photos.root=/data"] if experiment in PHOTOS else NEEDS_ROOT
     config = load_config([f"experiment={experiment}", *(roots if experiment != "demo" else [])])
     sampling = make_sampling(**vars(config.sampling))
     assert sampling.calls == config.sampling.calls

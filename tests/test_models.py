@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from modules.unet import ConditionalUNet
-from pipeline.models import BadModel, build_network
+from pipeline.config import Config
+from pipeline.models import BadModel, build_network, start_from
+from tests.evaluating import UNET as SAVED
+from tests.evaluating import save_models, tiny_unet
 
 UNET = {"_target_": "modules.unet.ConditionalUNet", "width": 32, "multipliers": [1, 1]}
 
@@ -31,3 +36,15 @@ def test_target_among_the_arguments_is_not_executed(tmp_path: Path) -> None:
     with pytest.raises((TypeError, ValueError)):
         build_network(UNET | {"width": nested})
     assert not made.exists()
+
+
+def test_training_starts_from_a_trained_restorer(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    _, restorer = save_models(tiny_config(), tmp_path)
+    network = build_network(SAVED)
+    start_from(restorer, network)
+    expected = tiny_unet().state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+    with pytest.raises(BadModel, match="another architecture"):
+        start_from(restorer, build_network({**SAVED, "width": 64}))
