@@ -275,7 +275,7 @@ def test_half_precision_agrees(restorer: Restorer) -> None:
 
 
 def test_import_needs_nothing_that_windows_lacks() -> None:
-    code = "import sys; sys.modules['fcntl'] = None; import pipeline.restoration.restorer"
+    code = "import sys; sys.modules['fcntl'] = None\nimport pipeline.restoration.work, pipeline.app.service"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
