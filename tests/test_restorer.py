@@ -275,7 +275,8 @@ def test_half_precision_agrees(restorer: Restorer) -> None:
 
 
 def test_import_needs_nothing_that_windows_lacks() -> None:
-    code = "import sys; sys.modules['fcntl'] = None\nimport pipeline.restoration.work, pipeline.app.service"
+    imports = "import pipeline.restoration.work, pipeline.app.service"
+    code = f"import sys; sys.modules['fcntl'] = None\n{imports}"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
