@@ -1,0 +1,54 @@
+"""A short version of the experiment of the model that comes with the project learns to restore."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from datamodules.degradations import WORDS
+from pipeline.config import load_config
+from pipeline.stage import run_stage
+from pipeline.stages import STAGES
+
+TAUGHT = ("low-light", "noisy")
+SHORT = [
+    "experiment=photos",
+    "source=embedded",
+    "captioner=demo",
+    f"shards.source.words=[{','.join(TAUGHT)}]",
+    "shards.source.photos.train=[chelsea,china,flower]",
+    "shards.source.photos.val=[coffee]",
+    "shards.source.draws={train: 12, val: 6}",
+    "shards.source.crop=96",
+    *(f"~data.shares.{word}" for word in WORDS if word not in TAUGHT),
+    "clip.architecture.vision_cfg.image_size=48",
+    "clip.architecture.vision_cfg.width=32",
+    "clip.architecture.vision_cfg.layers=1",
+    "clip.architecture.text_cfg.width=32",
+    "clip.architecture.text_cfg.layers=1",
+    "controller.steps=60",
+    "controller.batch_size=16",
+    "controller.val_every=60",
+    "restorer.steps=250",
+    "restorer.patch=64",
+    "restorer.warmup=30",
+    "restorer.ema_decay=0.95",
+    "restorer.val_every=250",
+    "sampling.calls=1",
+    "workers=0",
+    "trainer.precision=32-true",
+]
+
+
+@pytest.mark.slow
+def test_short_training_reaches_its_figure(tmp_path: Path) -> None:
+    config = load_config([*SHORT, f"run_dir={tmp_path}"])
+    for stage in STAGES.values():
+        run_stage(stage, config)
+    figures = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    mean = figures["mean"]
+    assert mean["restored"]["psnr"] > mean["degraded"]["psnr"] + 3, figures["tasks"]
+    assert all(t["restored"]["psnr"] > t["degraded"]["psnr"] for t in figures["tasks"])
+    assert figures["accuracy"] > 0.9
