@@ -1,14 +1,15 @@
 """Trained models by name: the one that comes with the project, released ones, folders, the Hub's.
 
 A model folder has `controller.safetensors`, `restorer.safetensors`, `model.json`, which says how
-to sample, and a `README.md`. Files of the reference are converted once, to such a folder below
-the cache, `$DACLIP_CACHE` or `~/.cache/daclip`.
+to sample, and a `README.md`. Files of the reference are converted once, to such a folder in
+`NAME/converted` below the cache, `$DACLIP_CACHE` or `~/.cache/daclip`.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ REPOSITORY = "weblzw/daclip-uir-ViT-B-32-irsde"
 """Where the reference's weights are released, on the Hugging Face Hub."""
 SAMPLING = {"method": "dpmpp_2m", "eta": 0.0, "calls": 10, "grid": "uniform"}
 """For released weights, which predict noise; see docs/sampling.md."""
+CONVERTED = "converted"
 HUB_NAME = r"[\w.-]+/[\w.-]+"
 
 
@@ -124,19 +126,33 @@ def _sampling_in(path: Path) -> dict[str, Any]:
 
 def _released(name: str) -> ModelFiles:
     """Of a released pair: converted where that was done, else put there by hand, or fetched."""
+    by_hand, pair = cache() / name, RELEASED[name]
+    converted = by_hand / CONVERTED
+    if not converted.is_dir():
+        controller, restorer = (
+            by_hand / file if (by_hand / file).is_file() else _fetch_file(file, by_hand)
+            for file in pair
+        )
+        _convert(name, (controller, restorer), converted)
+    return _in_folder(converted)
+
+
+def _convert(name: str, pair: tuple[Path, Path], folder: Path) -> None:
+    """Write a model folder that appears whole, whoever else is writing it."""
     from pipeline.models import save_copies
 
-    folder, pair = cache() / name, RELEASED[name]
-    if (folder / ABOUT).is_file():
-        return _in_folder(folder)
-    controller, restorer = (
-        folder / file if (folder / file).is_file() else _fetch_file(file, folder) for file in pair
-    )
-    save_copies((controller, restorer), (folder / CONTROLLER, folder / RESTORER))
-    source = {file.name: file_hash(file.resolve()) for file in (controller, restorer)}
-    about = {"name": name, "sampling": SAMPLING, "source": REPOSITORY, "sha256": source}
-    write_json(folder / ABOUT, about)  # last: it says that the conversion is done
-    return _in_folder(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+        made = Path(temporary) / CONVERTED
+        save_copies(pair, (made / CONTROLLER, made / RESTORER))
+        hashes = {file.name: file_hash(file) for file in pair}
+        about = {"name": name, "sampling": SAMPLING, "source": REPOSITORY, "sha256": hashes}
+        write_json(made / ABOUT, about)
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first
+                raise
 
 
 def _fetch_file(file: str, by_hand: Path) -> Path:

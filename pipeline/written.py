@@ -7,6 +7,15 @@ from importlib.resources import files
 from modules.captioners import FileCaptioner
 
 
-def written_captions(name: str) -> FileCaptioner:
-    """Those of a set of photographs: `demo`, the embedded ones, or `photos`."""
+def demo_captions() -> FileCaptioner:
+    """Those of the embedded photographs."""
+    return _written("demo")
+
+
+def photos_captions() -> FileCaptioner:
+    """Those of the photographs that the model that comes with the project was trained on."""
+    return _written("photos")
+
+
+def _written(name: str) -> FileCaptioner:
     return FileCaptioner(str(files("pipeline") / "written_captions" / f"{name}.jsonl"))

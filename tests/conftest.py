@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,16 @@ def form(**changes: Any) -> Format:
     """A format of shards that hold two of the small pictures each."""
     pair_mb = 40 * 48 * 3 * 2 / 1e6
     return Format(**({"encoding": "npy", "tile": None, "shard_mb": 2 * pair_mb} | changes))
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """For tests of a command that sets logging up: afterwards it is as it was."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture

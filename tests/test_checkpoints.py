@@ -48,7 +48,9 @@ def test_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path: Path) -> None
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        with pytest.raises(OSError, match=r"cannot write .*last\.ckpt.*make room or set `run_dir`"):
+        with pytest.raises(
+            OSError, match=r"cannot write .*last\.ckpt.*make room or choose a folder"
+        ):
             files.save_checkpoint({"step": 2, "weights": torch.zeros(100_000)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -27,6 +27,7 @@ from tests.conftest import photograph
 from tests.evaluating import save_model_folder
 
 MakeConfig = Callable[..., Config]
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 
 @pytest.fixture
@@ -244,6 +245,7 @@ def test_too_little_memory_is_the_photographs_fault(
 
 def process(*arguments: object, limit: int | None = None) -> subprocess.Popen[str]:
     def limited() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored, where the tests' shell says so
         if limit is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

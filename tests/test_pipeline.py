@@ -74,6 +74,7 @@ def test_killed_training_goes_on_as_if_undisturbed(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_logging")
 def test_photographs_are_restored_by_a_run(finished: Path, tmp_path: Path) -> None:
     Image.fromarray(photograph(37, 51)).save(tmp_path / "a.png")
     out = tmp_path / "out"

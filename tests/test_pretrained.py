@@ -21,7 +21,15 @@ import torch
 from pipeline import pretrained
 from pipeline.config import Config
 from pipeline.models import BadModel, load_pair
-from pipeline.pretrained import ABOUT, RELEASED, REPOSITORY, RESTORER, SAMPLING, find_model
+from pipeline.pretrained import (
+    ABOUT,
+    CONVERTED,
+    RELEASED,
+    REPOSITORY,
+    RESTORER,
+    SAMPLING,
+    find_model,
+)
 from pipeline.publish import CARD, export, main, push
 from tests.evaluating import save_models
 from tests.released_files import save_released_controller, save_released_restorer
@@ -131,7 +139,10 @@ def test_shipped_model_is_the_default(
 def test_released_files_put_there_by_hand_are_converted_once(cache: Path) -> None:
     save_released(cache / "universal-ir")
     found = find_model("universal-ir")
-    assert found.restorer == cache / "universal-ir" / RESTORER and found.sampling == SAMPLING
+    assert (
+        found.restorer == cache / "universal-ir" / CONVERTED / RESTORER
+        and found.sampling == SAMPLING
+    )
     before = load_pair(*(cache / "universal-ir" / name for name in PAIR))
     after = load_pair(found.controller, found.restorer)
     images = torch.rand((1, 3, 32, 32), generator=torch.Generator().manual_seed(0))
@@ -141,14 +152,6 @@ def test_released_files_put_there_by_hand_are_converted_once(cache: Path) -> Non
     for name in PAIR:  # no longer needed
         (cache / "universal-ir" / name).unlink()
     assert find_model("universal-ir") == found
-
-
-def test_interrupted_conversion_is_made_again(cache: Path) -> None:
-    save_released(cache / "universal-ir")
-    found = find_model("universal-ir")
-    (cache / "universal-ir" / ABOUT).unlink()
-    found.restorer.write_bytes(b"half")
-    load_pair(*find_model("universal-ir")[:2])
 
 
 def test_folder_with_a_released_pair_is_a_model(tmp_path: Path) -> None:
@@ -169,7 +172,7 @@ def test_two_processes_convert_at_once(cache: Path) -> None:
     for thread in work:
         thread.join()
     assert [r.returncode for r in results] == [0, 0], [r.stderr for r in results]
-    assert not list((cache / "universal-ir").glob("*.part"))
+    assert {path.name for path in (cache / "universal-ir").iterdir()} == {*PAIR, CONVERTED}
 
 
 def test_code_in_a_released_file_is_not_run(cache: Path, tmp_path: Path) -> None:
@@ -186,7 +189,7 @@ def test_code_in_a_released_file_is_not_run(cache: Path, tmp_path: Path) -> None
     torch.save({"state_dict": Payload()}, folder / PAIR[1])
     with pytest.raises(BadModel, match="could run code"):
         find_model("universal-ir")
-    assert not proof.exists() and not (folder / ABOUT).exists()
+    assert not proof.exists() and not (folder / CONVERTED).exists()
 
 
 def test_without_a_network_it_says_what_to_fetch_and_where_to_put_it(cache: Path) -> None:
@@ -219,6 +222,7 @@ def test_damaged_settings_are_named(run: Path, tmp_path: Path, about: str | None
         find_model(tmp_path / "model")
 
 
+@pytest.mark.usefixtures("own_logging")
 def test_export_and_errors_on_the_command_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -288,7 +292,7 @@ def test_released_files_are_fetched_and_kept(cache: Path, tmp_path: Path) -> Non
     with hub(folder) as address:
         done = in_process("universal-ir", HF_ENDPOINT=address)
     assert done.returncode == 0, done.stderr
-    sums = json.loads((cache / "universal-ir" / ABOUT).read_text())["sha256"]
+    sums = json.loads((cache / "universal-ir" / CONVERTED / ABOUT).read_text())["sha256"]
     assert sums == {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in PAIR}
     assert in_process("universal-ir", HF_HUB_OFFLINE="1").returncode == 0
 

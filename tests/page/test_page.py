@@ -49,6 +49,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             [sys.executable, "-m", "pipeline.app", "--model", model, *options],
             stdout=log,
             stderr=log,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     deadline = time.monotonic() + 120
     while "the page is at" not in (folder / "log").read_text():
