@@ -69,6 +69,7 @@ class DataConfig:
 class ControllerConfig:
     """Stage (a)."""
 
+    weights: str | None = MISSING
     steps: int = MISSING
     batch_size: int = MISSING
     degradation_targets: str = MISSING

@@ -171,12 +171,16 @@ def save_copies(pair: tuple[Path, Path], copies: tuple[Path, Path], half: bool =
 
 
 def start_from(path: Path, network: nn.Module) -> None:
-    """Give a network the weights of a trained restorer, whatever controller it was trained with.
+    """Give a network to train the weights of a trained one.
+
+    A controller is a DaClip; any other network is a restorer, and takes the weights of one whatever
+    controller it was trained with.
 
     Raises:
         BadModel: the file is missing, damaged, of another kind or architecture.
     """
-    _fill(network, _load(path, RESTORER)[1], path)
+    kind = CONTROLLER if isinstance(network, DaClip) else RESTORER
+    _fill(network, _load(path, kind)[1], path)
 
 
 def build_network(node: Mapping[str, Any]) -> nn.Module:

@@ -13,7 +13,7 @@ from modules.controller_module import ControllerModule
 from modules.daclip import build_daclip
 from pipeline.callbacks import Confusion
 from pipeline.config import Config, build
-from pipeline.models import save_controller
+from pipeline.models import save_controller, start_from
 from pipeline.stages import SHARDS, WEIGHTS, caption_file
 from pipeline.training import fit, schedule_of
 
@@ -37,6 +37,8 @@ def run(config: Config, folder: Path) -> None:
     )
     torch.manual_seed(config.seed)
     daclip = build_daclip(config.clip.architecture, config.clip.weights)
+    if stage.weights:
+        start_from(Path(stage.weights), daclip)
     if config.clip.train:
         daclip.unfreeze_clip()
     if config.trainer.compile:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from modules.daclip import build_daclip
 from modules.unet import ConditionalUNet
 from pipeline.config import Config
-from pipeline.models import BadModel, build_network, start_from
+from pipeline.models import BadModel, build_network, load_controller, start_from
+from tests.evaluating import ARCHITECTURE, save_models, tiny_unet
 from tests.evaluating import UNET as SAVED
-from tests.evaluating import save_models, tiny_unet
 
 UNET = {"_target_": "modules.unet.ConditionalUNet", "width": 32, "multipliers": [1, 1]}
 
@@ -48,3 +49,17 @@ def test_training_starts_from_a_trained_restorer(
     assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
     with pytest.raises(BadModel, match="another architecture"):
         start_from(restorer, build_network({**SAVED, "width": 64}))
+
+
+def test_training_starts_from_a_trained_controller(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    controller, restorer = save_models(tiny_config(), tmp_path)
+    trained = load_controller(controller).daclip
+    torch.manual_seed(1)
+    daclip = build_daclip(ARCHITECTURE)
+    start_from(controller, daclip)
+    expected = trained.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in daclip.state_dict().items())
+    with pytest.raises(BadModel, match="no controller"):
+        start_from(restorer, daclip)
