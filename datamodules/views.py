@@ -46,7 +46,8 @@ class RandomPatch:
         side = self.side
         if min(height, width) < side:
             raise BadImage(
-                f"{width}x{height} pixels are fewer than the patch of {side}; lower restorer.patch"
+                f"{width}x{height} pixels are fewer than the patch of {side}; lower "
+                "restorer.patch or restorer.view"
             )
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))

@@ -63,6 +63,32 @@ def draw_times_and_noise(
     return torch.stack(times), noise
 
 
+def cut_patches(
+    side: int, generators: Sequence[torch.Generator], *images: Tensor
+) -> tuple[Tensor, ...]:
+    """A square of each image, `[B, C, side, side]`, at the same random place in all of `images`.
+
+    Args:
+        side: of the squares, at most that of the images.
+        generators: one for each entry of the batch.
+        images: `[B, C, H, W]` each, all of one size.
+    """
+    height, width = images[0].shape[2:]
+    places = []
+    for generator in generators:
+        u, v = torch.rand(2, generator=generator, device=generator.device).tolist()
+        places.append((int(u * (height - side + 1)), int(v * (width - side + 1))))
+    return tuple(
+        torch.stack(
+            [
+                image[:, top : top + side, left : left + side]
+                for image, (top, left) in zip(batch, places, strict=True)
+            ]
+        )
+        for batch in images
+    )
+
+
 class RestorerModule(LightningModule):
     """Denoising at a random time, given what the frozen DA-CLIP sees in the degraded image."""
 
@@ -78,6 +104,7 @@ class RestorerModule(LightningModule):
         words: Sequence[str],
         seed: int,
         late_times: float = 0,
+        patch: int | None = None,
     ) -> None:
         """Train a restorer.
 
@@ -93,6 +120,8 @@ class RestorerModule(LightningModule):
             seed: of times and noise.
             late_times: 0 draws all times alike, as published. More draws late ones more often,
                 where the clean image is far: what few network calls depend on.
+            patch: side of the square, cut at random of what the controller sees of an image, that
+                the network trains on; None for all of it.
 
         Raises:
             ValueError: there is no such loss, or `late_times` is negative.
@@ -102,7 +131,7 @@ class RestorerModule(LightningModule):
             raise ValueError(f"restorer.loss={loss!r}; choose one of: {', '.join(LOSSES)}")
         if late_times < 0:
             raise ValueError(f"restorer.late_times={late_times}; give 0 or more")
-        self._late_times = late_times
+        self._late_times, self._patch = late_times, patch
         self.network: nn.Module = denoiser.network
         self._denoiser, self._loss = denoiser, LOSSES[loss]
         # Frozen and no nn.Module itself: neither saved, averaged, nor wrapped for DDP.
@@ -124,9 +153,12 @@ class RestorerModule(LightningModule):
         x_0, mu = batch.gt.float() / 255, batch.lq.float() / 255
         tables = self._denoiser.tables
         generators = draw_generators(self.device, self._seed, batch.number)
+        embeddings = self._controller.embed(mu)
+        if self._patch:
+            x_0, mu = cut_patches(self._patch, generators, x_0, mu)
         t, noise = draw_times_and_noise(generators, tables.T, mu, self._late_times)
         x_t = sde.diffuse(tables, x_0, mu, t, noise)
-        predicted = self._denoiser(x_t, mu, t, self._controller.embed(mu))
+        predicted = self._denoiser(x_t, mu, t, embeddings)
         loss = self._loss(tables, predicted, x_t, x_0, mu, t)
         self.log("loss", loss, prog_bar=True, sync_dist=True)
         losses = self._loss_of_each(predicted, x_t, x_0, mu, t)

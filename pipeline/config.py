@@ -102,6 +102,7 @@ class RestorerConfig:
     batch_size: int = MISSING
     accumulate: int = MISSING
     patch: int = MISSING
+    view: int | None = MISSING
     recompute: bool = MISSING
     target: str = MISSING
     loss: str = MISSING

@@ -16,7 +16,7 @@ from modules.restorer_module import RestorerModule
 from modules.sde import make_tables
 from modules.unet import ConditionalUNet
 from pipeline.callbacks import Samples
-from pipeline.config import Config, build
+from pipeline.config import Config, ConfigError, build
 from pipeline.models import build_network, load_controller, save_restorer, start_from
 from pipeline.perceptual import training_scores
 from pipeline.stages import SHARDS, WEIGHTS, controller_weights
@@ -26,10 +26,14 @@ from pipeline.training import fit, schedule_of
 def run(config: Config, folder: Path) -> None:
     """Train, and save the averaged network."""
     stage = config.restorer
+    if stage.view is not None and stage.view < stage.patch:
+        raise ConfigError(
+            f"restorer.view={stage.view}: the patch of restorer.patch={stage.patch} is cut of it"
+        )
     data = MixedData(
         shards=SHARDS.folder(config),
         captions=None,
-        augment=RandomPatch(stage.patch),
+        augment=RandomPatch(stage.view or stage.patch),
         with_clean=True,
         collate=collate,
         batch_size=stage.batch_size,
@@ -62,6 +66,7 @@ def run(config: Config, folder: Path) -> None:
         data.words("val"),
         config.seed,
         stage.late_times,
+        stage.patch if stage.view else None,
     )
     average = EMAWeightAveraging(
         decay=stage.ema_decay, update_every_n_steps=stage.ema_every, use_buffers=False

@@ -17,7 +17,7 @@ from modules.daclip import build_daclip
 from modules.group_mean import GroupMean, bucket_of, by_group, time_buckets
 from modules.prediction import parameterisation
 from modules.restorer import Controller, Denoiser, Sampling
-from modules.restorer_module import LOSSES, RestorerModule
+from modules.restorer_module import LOSSES, RestorerModule, cut_patches
 from modules.samplers import sampler
 from modules.scores import SCORES, psnr, ssim
 from modules.sde import make_tables
@@ -129,6 +129,35 @@ def test_losses_of_single_images_average_to_that_of_the_batch(
     assert not seen["of_each"].requires_grad
     assert seen["of_each"].mean() == pytest.approx(loss.item())
     assert restorer.loss_by_time.compute()[-1, 0] == pytest.approx(loss.item())
+
+
+def test_controller_sees_more_than_the_patch_that_is_trained_on(restorer: RestorerModule) -> None:
+    seen: list[torch.Tensor] = []
+    embed = restorer._controller.embed
+    restorer._controller.embed = lambda mu: (seen.append(mu), embed(mu))[1]  # type: ignore[method-assign,func-returns-value]
+    restorer.network.register_forward_hook(lambda network, args, F: seen.append(args[1]))
+    restorer._patch = 24
+    samples = batch("hazy", "rainy")
+    restorer.training_step(samples, 0)
+    whole, patch = seen
+    torch.testing.assert_close(whole, samples.lq.float() / 255)
+    assert patch.shape == (2, 3, 24, 24)
+
+
+def test_patches_of_both_images_lie_in_the_same_place() -> None:
+    images = torch.arange(2 * 3 * 30 * 40.0).reshape(2, 3, 30, 40)
+    places = set()
+    for draw in range(200):
+        generators = [torch.Generator().manual_seed(2 * draw + i) for i in range(2)]
+        patches, same = cut_patches(24, generators, images, -images)
+        assert torch.equal(patches, -same)
+        assert patches.shape == (2, 3, 24, 24)
+        place = int(patches[0, 0, 0, 0])
+        top, left = divmod(place, 40)
+        assert torch.equal(patches[0], images[0, :, top : top + 24, left : left + 24])
+        places.add((top, left))
+    tops, lefts = zip(*places, strict=True)
+    assert (min(tops), max(tops), min(lefts), max(lefts)) == (0, 6, 0, 16)
 
 
 def test_validation_scores_tasks_and_leaves_padding_out(restorer: RestorerModule) -> None:
