@@ -116,6 +116,15 @@ class Controller:
         """Directions that texts name, of unit length: `[N, D]`."""
         return normalize(self.daclip.encode_text(self.daclip.tokenize(texts)), dim=-1)
 
+    def tell(self, texts: Sequence[str], seen: Embeddings) -> Embeddings:
+        """The embeddings of images, with the degradations that texts name in place of those seen.
+
+        They are as long as what they replace: embeddings are used un-normalised, and those of texts
+        have another length than any the restorer has met.
+        """
+        length = torch.linalg.vector_norm(seen.degradation, dim=-1, keepdim=True)
+        return seen._replace(degradation=self.embed_texts(texts) * length)
+
     def probabilities(self, embeddings: Embeddings) -> Tensor:
         """How likely each word is, `[B, words]`: softmax of the scaled cosines."""
         cosines = normalize(embeddings.degradation, dim=-1) @ self._texts.T

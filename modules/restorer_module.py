@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from modules import sde
 from modules.controller_module import MakeOptimizer, TrainingBatch
+from modules.daclip import Embeddings
 from modules.group_mean import GroupMean, bucket_of, by_group, time_buckets
 from modules.optim import decay_groups
 from modules.prediction import Prediction
@@ -105,6 +106,7 @@ class RestorerModule(LightningModule):
         seed: int,
         late_times: float = 0,
         patch: int | None = None,
+        true_words: float = 0,
     ) -> None:
         """Train a restorer.
 
@@ -122,16 +124,20 @@ class RestorerModule(LightningModule):
                 where the clean image is far: what few network calls depend on.
             patch: side of the square, cut at random of what the controller sees of an image, that
                 the network trains on; None for all of it.
+            true_words: share of the images, at random, whose restorer is told the text of the true
+                word in place of what is seen: so it learns to take texts too.
 
         Raises:
-            ValueError: there is no such loss, or `late_times` is negative.
+            ValueError: there is no such loss, `late_times` is negative, or `true_words` no share.
         """
         super().__init__()
         if loss not in LOSSES:
             raise ValueError(f"restorer.loss={loss!r}; choose one of: {', '.join(LOSSES)}")
         if late_times < 0:
             raise ValueError(f"restorer.late_times={late_times}; give 0 or more")
-        self._late_times, self._patch = late_times, patch
+        if not 0 <= true_words <= 1:
+            raise ValueError(f"restorer.true_words={true_words}; give a share in 0..1")
+        self._late_times, self._patch, self._true_words = late_times, patch, true_words
         self.network: nn.Module = denoiser.network
         self._denoiser, self._loss = denoiser, LOSSES[loss]
         # Frozen and no nn.Module itself: neither saved, averaged, nor wrapped for DDP.
@@ -154,6 +160,8 @@ class RestorerModule(LightningModule):
         tables = self._denoiser.tables
         generators = draw_generators(self.device, self._seed, batch.number)
         embeddings = self._controller.embed(mu)
+        if self._true_words:
+            embeddings = self._tell_some(generators, batch.degradation, embeddings)
         if self._patch:
             x_0, mu = cut_patches(self._patch, generators, x_0, mu)
         t, noise = draw_times_and_noise(generators, tables.T, mu, self._late_times)
@@ -199,6 +207,15 @@ class RestorerModule(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _tell_some(
+        self, generators: Sequence[torch.Generator], words: Sequence[str], seen: Embeddings
+    ) -> Embeddings:
+        """The true words of a random share of the images in place of what is seen."""
+        chance = torch.stack([torch.rand((), generator=g, device=g.device) for g in generators])
+        chosen = (chance < self._true_words)[:, None]
+        told = self._controller.tell(words, seen).degradation
+        return seen._replace(degradation=torch.where(chosen, told, seen.degradation))
 
     @torch.no_grad()
     def _loss_of_each(

@@ -107,6 +107,7 @@ class RestorerConfig:
     target: str = MISSING
     loss: str = MISSING
     late_times: float = MISSING
+    true_words: float = MISSING
     clip_norm: float | None = MISSING
     warmup: int = MISSING
     min_lr_share: float = MISSING

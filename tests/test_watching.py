@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch.nn.functional import normalize
 
 from modules.controller_module import ControllerModule
 from modules.daclip import build_daclip
@@ -142,6 +143,21 @@ def test_controller_sees_more_than_the_patch_that_is_trained_on(restorer: Restor
     whole, patch = seen
     torch.testing.assert_close(whole, samples.lq.float() / 255)
     assert patch.shape == (2, 3, 24, 24)
+
+
+def test_a_share_of_the_images_is_told_by_the_true_word(restorer: RestorerModule) -> None:
+    samples = batch(*["hazy", "snowy"] * 20)
+    told: list[torch.Tensor] = []
+    restorer.network.register_forward_hook(lambda network, args, F: told.append(args[3]))
+    for share in (0.0, 0.5):
+        restorer._true_words = share
+        restorer.training_step(samples, 0)
+    seen, mixed = told
+    changed = (seen != mixed).any(dim=1)
+    assert 10 <= changed.sum() <= 30
+    texts = restorer._controller.embed_texts(samples.degradation)
+    torch.testing.assert_close(normalize(mixed, dim=1)[changed], texts[changed])
+    torch.testing.assert_close(mixed.norm(dim=1), seen.norm(dim=1))
 
 
 def test_patches_of_both_images_lie_in_the_same_place() -> None:

@@ -3,8 +3,7 @@
 - `no_prompt`: no degradation prompt is added.
 - `no_content`: no content embedding is attended to.
 - `true_word`: instead of the image's degradation embedding, the text embedding of the true word, as
-  long as the embedding it replaces. Embeddings are used un-normalised, and those of texts have
-  another length than any the restorer was trained with; so only the direction is the text's.
+  long as the embedding it replaces.
 - `clean_content`: instead of the content embedding of the degraded image, what CLIP's own,
   uncontrolled image tower says of the clean one, un-normalised as it comes.
 """
@@ -14,9 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from modules.clip_view import clip_view
 from modules.daclip import Embeddings
@@ -70,11 +67,7 @@ def no_content(models: Models, seen: Seen) -> Condition:
 
 def true_word(models: Models, seen: Seen) -> Condition:
     """With the true word in place of the predicted degradation."""
-    daclip, found = models.controller.daclip, seen.embeddings.degradation
-    text = daclip.encode_text(daclip.tokenize(seen.words))
-    length = torch.linalg.vector_norm(found, dim=-1, keepdim=True)
-    degradation = normalize(text, dim=-1) * length
-    return models.denoiser, seen.embeddings._replace(degradation=degradation)
+    return models.denoiser, models.controller.tell(seen.words, seen.embeddings)
 
 
 def clean_content(models: Models, seen: Seen) -> Condition:
