@@ -121,9 +121,12 @@ def test_card_has_the_figures_of_the_evaluation(run: Path, tmp_path: Path) -> No
     scores = {"psnr": 20.126, "ssim": 0.5}
     task = {"word": "hazy", "images": 6, "degraded": scores, "restored": scores}
     (run / "evaluation").mkdir()
-    (run / "evaluation" / "metrics.json").write_text(json.dumps({"tasks": [task]}))
+    found = {"tasks": [task], "accuracy": 0.9251}
+    (run / "evaluation" / "metrics.json").write_text(json.dumps(found))
     export(run, tmp_path / "model")
-    assert "| hazy | 6 | 20.13 | 20.13 | 0.500 | 0.500 |" in (tmp_path / "model" / CARD).read_text()
+    card = (tmp_path / "model" / CARD).read_text()
+    assert "| hazy | 6 | 20.13 | 20.13 | 0.500 | 0.500 |" in card
+    assert "recognises the degradation of 92.5 % of the images" in card
 
 
 def test_shipped_model_is_the_default(
