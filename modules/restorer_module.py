@@ -106,7 +106,7 @@ class RestorerModule(LightningModule):
         seed: int,
         late_times: float = 0,
         patch: int | None = None,
-        true_words: float = 0,
+        told: tuple[float, float] = (0, 0),
     ) -> None:
         """Train a restorer.
 
@@ -124,20 +124,24 @@ class RestorerModule(LightningModule):
                 where the clean image is far: what few network calls depend on.
             patch: side of the square, cut at random of what the controller sees of an image, that
                 the network trains on; None for all of it.
-            true_words: share of the images, at random, whose restorer is told the text of the true
-                word in place of what is seen: so it learns to take texts too.
+            told: shares of the images, at random, of which the restorer is told the text of the
+                true word, and the degradation of another image of the batch, in place of what is
+                seen: so it learns to take texts, and to look for itself where the controller errs.
 
         Raises:
-            ValueError: there is no such loss, `late_times` is negative, or `true_words` no share.
+            ValueError: there is no such loss, `late_times` is negative, or `told` are no shares.
         """
         super().__init__()
         if loss not in LOSSES:
             raise ValueError(f"restorer.loss={loss!r}; choose one of: {', '.join(LOSSES)}")
         if late_times < 0:
             raise ValueError(f"restorer.late_times={late_times}; give 0 or more")
-        if not 0 <= true_words <= 1:
-            raise ValueError(f"restorer.true_words={true_words}; give a share in 0..1")
-        self._late_times, self._patch, self._true_words = late_times, patch, true_words
+        if min(told) < 0 or sum(told) > 1:
+            raise ValueError(
+                f"restorer.true_words={told[0]} and restorer.swapped={told[1]}; give shares of 0 "
+                "or more that sum to 1 at most"
+            )
+        self._late_times, self._patch, self._told = late_times, patch, told
         self.network: nn.Module = denoiser.network
         self._denoiser, self._loss = denoiser, LOSSES[loss]
         # Frozen and no nn.Module itself: neither saved, averaged, nor wrapped for DDP.
@@ -160,7 +164,7 @@ class RestorerModule(LightningModule):
         tables = self._denoiser.tables
         generators = draw_generators(self.device, self._seed, batch.number)
         embeddings = self._controller.embed(mu)
-        if self._true_words:
+        if any(self._told):
             embeddings = self._tell_some(generators, batch.degradation, embeddings)
         if self._patch:
             x_0, mu = cut_patches(self._patch, generators, x_0, mu)
@@ -211,11 +215,13 @@ class RestorerModule(LightningModule):
     def _tell_some(
         self, generators: Sequence[torch.Generator], words: Sequence[str], seen: Embeddings
     ) -> Embeddings:
-        """The true words of a random share of the images in place of what is seen."""
+        """True words, or what the image before shows, for a random share of the images."""
+        true, swapped = self._told
         chance = torch.stack([torch.rand((), generator=g, device=g.device) for g in generators])
-        chosen = (chance < self._true_words)[:, None]
-        told = self._controller.tell(words, seen).degradation
-        return seen._replace(degradation=torch.where(chosen, told, seen.degradation))
+        texts, others = self._controller.tell(words, seen).degradation, seen.degradation.roll(1, 0)
+        told = torch.where((chance < true)[:, None], texts, seen.degradation)
+        swap = (chance >= true) & (chance < true + swapped)
+        return seen._replace(degradation=torch.where(swap[:, None], others, told))
 
     @torch.no_grad()
     def _loss_of_each(

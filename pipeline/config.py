@@ -108,6 +108,7 @@ class RestorerConfig:
     loss: str = MISSING
     late_times: float = MISSING
     true_words: float = MISSING
+    swapped: float = MISSING
     clip_norm: float | None = MISSING
     warmup: int = MISSING
     min_lr_share: float = MISSING

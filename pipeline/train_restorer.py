@@ -67,7 +67,7 @@ def run(config: Config, folder: Path) -> None:
         config.seed,
         stage.late_times,
         stage.patch if stage.view else None,
-        stage.true_words,
+        (stage.true_words, stage.swapped),
     )
     average = EMAWeightAveraging(
         decay=stage.ema_decay, update_every_n_steps=stage.ema_every, use_buffers=False

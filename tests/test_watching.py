@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from torch.nn.functional import normalize
 
 from modules.controller_module import ControllerModule
 from modules.daclip import build_daclip
@@ -145,19 +144,21 @@ def test_controller_sees_more_than_the_patch_that_is_trained_on(restorer: Restor
     assert patch.shape == (2, 3, 24, 24)
 
 
-def test_a_share_of_the_images_is_told_by_the_true_word(restorer: RestorerModule) -> None:
+@pytest.mark.parametrize("told", [(0.5, 0.0), (0.0, 0.5)])
+def test_a_share_of_the_images_is_told_by_words_or_by_others(
+    restorer: RestorerModule, told: tuple[float, float]
+) -> None:
     samples = batch(*["hazy", "snowy"] * 20)
-    told: list[torch.Tensor] = []
-    restorer.network.register_forward_hook(lambda network, args, F: told.append(args[3]))
-    for share in (0.0, 0.5):
-        restorer._true_words = share
+    conditions: list[torch.Tensor] = []
+    restorer.network.register_forward_hook(lambda network, args, F: conditions.append(args[3]))
+    for restorer._told in ((0.0, 0.0), told):
         restorer.training_step(samples, 0)
-    seen, mixed = told
+    seen, mixed = conditions
     changed = (seen != mixed).any(dim=1)
     assert 10 <= changed.sum() <= 30
-    texts = restorer._controller.embed_texts(samples.degradation)
-    torch.testing.assert_close(normalize(mixed, dim=1)[changed], texts[changed])
-    torch.testing.assert_close(mixed.norm(dim=1), seen.norm(dim=1))
+    texts = restorer._controller.embed_texts(samples.degradation) * seen.norm(dim=1, keepdim=True)
+    expected = texts if told[0] else seen.roll(1, 0)
+    torch.testing.assert_close(mixed[changed], expected[changed])
 
 
 def test_patches_of_both_images_lie_in_the_same_place() -> None:
