@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -120,6 +121,23 @@ def test_grey_and_transparent_images_stay_so(restorer: Restorer) -> None:
     found = np.asarray(restorer(Image.fromarray(np.dstack([image, alpha]))).image)
     assert np.array_equal(found[..., 3], alpha)
     assert np.array_equal(found[..., :3], pixels(restorer, image))
+
+
+def test_files_come_back_as_eight_bit_images_with_their_alpha(
+    restorer: Restorer, tmp_path: Path
+) -> None:
+    image = photograph(40, 48)
+    alpha = np.arange(40 * 48, dtype=np.uint8).reshape(40, 48)
+    wanted = np.dstack([pixels(restorer, image), alpha])
+    narrow, wide, grey = (tmp_path / name for name in ("narrow.png", "wide.png", "grey.tif"))
+    Image.fromarray(np.dstack([image, alpha])).save(narrow)
+    cv2.imwrite(str(wide), np.dstack([image[..., ::-1], alpha]).astype(np.uint16) * 257)
+    Image.fromarray(image[..., 0].astype(np.uint16) * 257).save(grey)
+    assert np.array_equal(np.asarray(restorer(narrow).image), wanted)
+    found = np.asarray(restorer(wide).image)
+    assert np.array_equal(found[..., 3], alpha)
+    assert np.abs(found.astype(int) - wanted).max() <= 1
+    assert restorer(grey).image.mode == "L"
 
 
 def test_strength_leads_from_the_image_to_its_restoration(restorer: Restorer) -> None:

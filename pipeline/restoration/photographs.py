@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from datamodules.images import BadImage, pillow_faults
-from pipeline.restoration.pictures import Canvas
 
 FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
 """What is read and written, by Pillow's names, with the suffix of each."""
@@ -42,7 +41,7 @@ TURNED: dict[int, Callable[[Any], Any]] = {
 class Photograph(NamedTuple):
     """An image file: its pixels, upright, and what goes into the restored one as it is."""
 
-    pixels: Canvas
+    pixels: NDArray[Any]
     """`[H, W, 3]`, uint8 or uint16."""
     alpha: NDArray[Any] | None
     """`[H, W]`, of the pixels' type."""
@@ -143,7 +142,7 @@ def _arranged(image: Image.Image) -> NDArray[Any]:
     return np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 
-def _split(array: NDArray[Any]) -> tuple[Canvas, NDArray[Any] | None]:
+def _split(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """RGB and alpha of grey, grey and alpha, RGB, or RGBA."""
     if array.ndim == 2:
         array = array[..., None]

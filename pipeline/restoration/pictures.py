@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from datamodules.images import read_image
+from pipeline.restoration.photographs import Photograph, read_photograph
 
 Canvas = NDArray[Any]
 """An RGB image `[H, W, 3]`: uint8 in 0..255, uint16 in 0..65535, or float32 in [0, 1]."""
@@ -47,7 +47,7 @@ def open_picture(given: Given) -> Opened:
         ValueError: it is something else, or of a wrong shape, type or range.
     """
     if isinstance(given, (str, os.PathLike)):
-        return Opened(read_image(Path(given)), Image.fromarray)
+        return _open_photograph(read_photograph(Path(given)))
     if isinstance(given, Image.Image):
         return _open_pillow(given)
     if isinstance(given, np.ndarray):
@@ -73,6 +73,23 @@ def grey(canvas: Canvas) -> Canvas:
     """Luma `[H, W]` of an RGB canvas, in its type."""
     mixed = np.tensordot(canvas, np.array(LUMA, dtype=np.float32), 1)
     return (mixed if canvas.dtype == np.float32 else np.rint(mixed)).astype(canvas.dtype)
+
+
+def _open_photograph(photograph: Photograph) -> Opened:
+    """Given back with 8 bits, for Pillow has no colours of 16."""
+
+    def give_back(canvas: Canvas) -> Picture:
+        restored = Image.fromarray(_narrow(canvas))
+        restored = restored.convert("L") if photograph.is_grey else restored
+        if photograph.alpha is not None:
+            restored.putalpha(Image.fromarray(_narrow(photograph.alpha)))
+        return restored
+
+    return Opened(photograph.pixels, give_back)
+
+
+def _narrow(array: NDArray[Any]) -> NDArray[Any]:
+    return np.rint(array / 257).astype(np.uint8) if array.dtype == np.uint16 else array
 
 
 def _open_pillow(image: Image.Image) -> Opened:
