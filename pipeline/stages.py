@@ -110,6 +110,10 @@ def _evaluation_inputs(config: Config) -> list[Path]:
     return [*found, *(evaluated_weights(config) if config.evaluate.model else ())]
 
 
+def _check_restorer(config: Config) -> None:
+    import_module("pipeline.train_restorer").check(config)
+
+
 def _check_evaluation(config: Config) -> None:
     import_module("pipeline.evaluate").check(config)
 
@@ -156,6 +160,7 @@ RESTORER = Stage(
     inputs=_restorer_inputs,
     outputs=[WEIGHTS],
     run=_work_of("pipeline.train_restorer"),
+    check=_check_restorer,
 )
 EVALUATION = Stage(
     name="evaluation",

@@ -26,10 +26,6 @@ from pipeline.training import fit, schedule_of
 def run(config: Config, folder: Path) -> None:
     """Train, and save the averaged network."""
     stage = config.restorer
-    if stage.view is not None and stage.view < stage.patch:
-        raise ConfigError(
-            f"restorer.view={stage.view}: the patch of restorer.patch={stage.patch} is cut of it"
-        )
     data = MixedData(
         shards=SHARDS.folder(config),
         captions=None,
@@ -76,3 +72,14 @@ def run(config: Config, folder: Path) -> None:
     if trainer.is_global_zero:
         controller = controller_weights(config)
         save_restorer(folder / WEIGHTS, network, config.sde, stage, controller)
+
+
+def check(config: Config) -> None:
+    """Refuse settings that cannot work.
+
+    Raises:
+        ConfigError: the patch is larger than what it is cut of.
+    """
+    view, patch = config.restorer.view, config.restorer.patch
+    if view is not None and view < patch:
+        raise ConfigError(f"restorer.view={view}: restorer.patch={patch} cannot be cut of it")

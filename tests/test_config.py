@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 import conf
 from modules.restorer import make_sampling
 from modules.sde import make_tables
-from pipeline.config import ConfigError, build, check_targets, load_config
+from pipeline.config import Config, ConfigError, build, check_targets, load_config
+from pipeline.stages import STAGES
 
 EXPERIMENTS = sorted(p.stem for p in (Path(conf.__file__).parent / "experiment").glob("*.yaml"))
 NEEDS_ROOT = ["shards.source.root=/data"]
@@ -131,3 +133,11 @@ def test_every_experiment_names_a_sampler_and_a_grid(experiment: str) -> None:
 def test_a_wrong_sampler_stops_every_stage(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_targets(load_config(["experiment=demo", override]))
+
+
+def test_patch_that_cannot_be_cut_of_the_view_is_refused(
+    tiny_config: Callable[..., Config],
+) -> None:
+    STAGES["train-restorer"].check(tiny_config("restorer.patch=32", "restorer.view=32"))
+    with pytest.raises(ConfigError, match=r"restorer.view=31: restorer.patch=32 cannot be cut"):
+        STAGES["train-restorer"].check(tiny_config("restorer.patch=32", "restorer.view=31"))
