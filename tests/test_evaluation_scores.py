@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,19 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from datamodules.files import write_json
 from datamodules.images import read_image
 from modules.metrics import score_pair
+from pipeline.config import Config
 from pipeline.evaluation.inception import fid_of
 from pipeline.evaluation.methods import Input, Outputs
+from pipeline.evaluation.report import Training, _trainings
 from pipeline.evaluation.samples import key_of
 from pipeline.evaluation.scoring import score
 from pipeline.evaluation.sets import read_sets
 from pipeline.perceptual import Perceptual, load_perceptual
+from pipeline.stage import RECORD
+from pipeline.stages import RESTORER
 from tests.evaluating import WORDS, save_outputs, save_pairs
 
 NONE = Perceptual(None, None, None, {})
@@ -174,3 +180,13 @@ def test_fid_leaves_out_images_without_a_clean_one(tmp_path: Path) -> None:
     samples = read_sets({"": save_pairs(tmp_path, ["hazy/a", "hazy/b"], clean=False)}, WORDS)
     metric = FrechetInceptionDistance(feature=Features(), input_img_size=(3, 40, 48))
     assert fid_of(metric, samples, {"input": Input()}, []) == ({}, {})
+
+
+def test_trainings_are_those_of_the_record_not_of_todays_settings(
+    tiny_config: Callable[..., Config],
+) -> None:
+    config = tiny_config("restorer.steps=9")
+    times = {"started": "2026-01-01T10:00:00+00:00", "finished": "2026-01-01T10:03:00+00:00"}
+    record = times | {"config": {"restorer": {"steps": 1234}}}
+    write_json(RESTORER.folder(config) / RECORD, record)
+    assert _trainings(config) == [Training("restorer", 1234, 3)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -115,13 +115,13 @@ def _trainings(config: Config) -> list[Training]:
     evaluate, trainings = config.evaluate, list[Training]()
     if not evaluate.model or evaluate.pretrained or evaluate.restorer:
         return trainings
-    stages: tuple[Any, ...] = ((CONTROLLER, config.controller), (RESTORER, config.restorer))
-    for stage, settings in stages:
+    for stage in (CONTROLLER, RESTORER):
         record = read_record(stage.folder(config))
         if "finished" in record:
             begin, end = (datetime.fromisoformat(record[name]) for name in ("started", "finished"))
             minutes = (end - begin).total_seconds() / 60
-            trainings.append(Training(stage.name, settings.steps, minutes))
+            steps = record["config"][stage.name]["steps"]
+            trainings.append(Training(stage.name, steps, minutes))
     return trainings
 
 
