@@ -45,8 +45,8 @@ $(READY): $(PACKAGES) pyproject.toml
 	@touch $@
 
 demo: $(READY) ## restore ten kinds of damage with the model that comes with the project: table, report, pictures
-	@$(RUN) shards experiment=demo
-	@$(RUN) evaluate experiment=demo evaluate.pretrained=shipped
+	@$(RUN) shards experiment=demo shards.source.crop=256
+	@$(RUN) evaluate experiment=demo evaluate.pretrained=shipped sampling.calls=1
 	@$(MAKE) --no-print-directory restore INPUT=outputs/demo/evaluation/examples OUTPUT=outputs/demo/restored ARGS=--compare
 
 demo-train: ## train the whole chain offline on embedded photographs, ending in a report and restored photographs
