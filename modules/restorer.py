@@ -116,14 +116,22 @@ class Controller:
         """Directions that texts name, of unit length: `[N, D]`."""
         return normalize(self.daclip.encode_text(self.daclip.tokenize(texts)), dim=-1)
 
-    def tell(self, texts: Sequence[str], seen: Embeddings) -> Embeddings:
-        """The embeddings of images, with the degradations that texts name in place of those seen.
+    def tell(self, words: Sequence[str], seen: Embeddings) -> Embeddings:
+        """The embeddings of images, with a word's text for each in place of the degradation seen.
 
         They are as long as what they replace: embeddings are used un-normalised, and those of texts
         have another length than any the restorer has met.
+
+        Raises:
+            ValueError: the controller does not know a word.
         """
+        if unknown := sorted(set(words) - set(self.words)):
+            raise ValueError(
+                f"the controller does not know {', '.join(unknown)}, but {', '.join(self.words)}"
+            )
+        directions = self._texts[[self.words.index(word) for word in words]]
         length = torch.linalg.vector_norm(seen.degradation, dim=-1, keepdim=True)
-        return seen._replace(degradation=self.embed_texts(texts) * length)
+        return seen._replace(degradation=directions * length)
 
     def probabilities(self, embeddings: Embeddings) -> Tensor:
         """How likely each word is, `[B, words]`: softmax of the scaled cosines."""

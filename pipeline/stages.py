@@ -59,9 +59,9 @@ def _caption_inputs(config: Config) -> list[Path]:
 
 
 def _controller_inputs(config: Config) -> list[Path]:
-    weights, start = config.clip.weights, config.controller.weights
-    clip = [Path(weights)] if weights and Path(weights).is_file() else []
-    return [shard_index(config), caption_file(config), *clip, *([Path(start)] if start else [])]
+    clip, start = config.clip.weights, config.controller.weights
+    named = start or (clip if clip and Path(clip).is_file() else None)
+    return [shard_index(config), caption_file(config), *([Path(named)] if named else [])]
 
 
 def _restorer_inputs(config: Config) -> list[Path]:

@@ -36,7 +36,7 @@ def run(config: Config, folder: Path) -> None:
         max_skipped_share=config.data.max_skipped_share,
     )
     torch.manual_seed(config.seed)
-    daclip = build_daclip(config.clip.architecture, config.clip.weights)
+    daclip = build_daclip(config.clip.architecture, None if stage.weights else config.clip.weights)
     if stage.weights:
         start_from(Path(stage.weights), daclip)
     if config.clip.train:

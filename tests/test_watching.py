@@ -161,6 +161,12 @@ def test_a_share_of_the_images_is_told_by_words_or_by_others(
     torch.testing.assert_close(mixed[changed], expected[changed])
 
 
+def test_word_that_the_controller_does_not_know_is_named(restorer: RestorerModule) -> None:
+    restorer._told = (1.0, 0.0)
+    with pytest.raises(ValueError, match="does not know foggy, but hazy, rainy, snowy"):
+        restorer.training_step(batch("hazy", "foggy"), 0)
+
+
 def test_patches_of_both_images_lie_in_the_same_place() -> None:
     images = torch.arange(2 * 3 * 30 * 40.0).reshape(2, 3, 30, 40)
     places = set()

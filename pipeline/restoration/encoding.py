@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from pipeline.restoration.photographs import Photograph
-from pipeline.restoration.pictures import Canvas, grey
+from pipeline.restoration.pictures import Canvas, grey, narrow
 
 WIDE = {"PNG", "TIFF"}
 """Formats that can hold 16 bits."""
@@ -43,9 +43,9 @@ def encode_photograph(
     remarks = list(photograph.remarks)
     if pixels.dtype == np.uint16 and format not in WIDE:
         remarks.append(f"{format} has 8 bits a channel, the photograph had 16")
-        pixels = _narrow(pixels)
+        pixels = narrow(pixels)
         if photograph.alpha is not None:
-            photograph = photograph._replace(alpha=_narrow(photograph.alpha))
+            photograph = photograph._replace(alpha=narrow(photograph.alpha))
     if photograph.alpha is not None and format in OPAQUE:
         remarks.append(f"{format} has no transparency; it was left out")
         photograph = photograph._replace(alpha=None)
@@ -60,10 +60,6 @@ def encode_photograph(
     if kept.keys() & {"exif", "xmp"}:
         remarks.append("EXIF and XMP do not go into a TIFF of 16 bits")
     return _encode_wide_tiff(array, kept), tuple(remarks)
-
-
-def _narrow(array: NDArray[Any]) -> NDArray[Any]:
-    return np.rint(array / 257.0).astype(np.uint8)
 
 
 def _encode_narrow(array: NDArray[Any], format: str, kept: dict[str, Any]) -> bytes:

@@ -75,21 +75,21 @@ def grey(canvas: Canvas) -> Canvas:
     return (mixed if canvas.dtype == np.float32 else np.rint(mixed)).astype(canvas.dtype)
 
 
+def narrow(array: NDArray[Any]) -> NDArray[Any]:
+    """An array of 16 bits in 8; one of 8 as it is."""
+    return np.rint(array / 257).astype(np.uint8) if array.dtype == np.uint16 else array
+
+
 def _open_photograph(photograph: Photograph) -> Opened:
     """Given back with 8 bits, for Pillow has no colours of 16."""
 
     def give_back(canvas: Canvas) -> Picture:
-        restored = Image.fromarray(_narrow(canvas))
-        restored = restored.convert("L") if photograph.is_grey else restored
+        restored = Image.fromarray(narrow(grey(canvas) if photograph.is_grey else canvas))
         if photograph.alpha is not None:
-            restored.putalpha(Image.fromarray(_narrow(photograph.alpha)))
+            restored.putalpha(Image.fromarray(narrow(photograph.alpha)))
         return restored
 
     return Opened(photograph.pixels, give_back)
-
-
-def _narrow(array: NDArray[Any]) -> NDArray[Any]:
-    return np.rint(array / 257).astype(np.uint8) if array.dtype == np.uint16 else array
 
 
 def _open_pillow(image: Image.Image) -> Opened:
