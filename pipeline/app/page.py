@@ -24,7 +24,7 @@ CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 #examples, #examples .grid-wrap { height: auto !important; max-height: none; min-height: 0; }
 #examples .grid-container {
-  grid-template-columns: repeat(auto-fill, minmax(min(150px, 45%), 1fr)) !important;
+  grid-template-columns: repeat(auto-fill, minmax(min(180px, 45%), 1fr)) !important;
   grid-template-rows: none !important;
   height: auto !important;
 }
