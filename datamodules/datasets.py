@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from datamodules.degradations import degrade
 from datamodules.images import BadImage, Pixels
+from datamodules.jitter import jitter
 from datamodules.mixture import Mixture
 from datamodules.reader import OpenSample, SampleAddress, ShardSet, Window
 from datamodules.shards import BadShard
@@ -87,6 +88,7 @@ class DrawDataset(Dataset[Item]):
         mixture: Mixture,
         augment: Augment,
         with_clean: bool,
+        strength: float = 0.0,
     ) -> None:
         """Draw from shards by a mixture.
 
@@ -96,9 +98,10 @@ class DrawDataset(Dataset[Item]):
             mixture: over the tasks of the shards.
             augment: what to see of an image.
             with_clean: whether the clean image is wanted beside the degraded one.
+            strength: of the jitter of clean images before they are degraded.
         """
         self.shards, self.captions, self.mixture = shards, captions, mixture
-        self.augment, self.with_clean = augment, with_clean
+        self.augment, self.with_clean, self.strength = augment, with_clean, strength
 
     def __getitem__(self, n: int) -> Item:
         """Draw n; a damaged sample is passed over for a random other one of its task.
@@ -132,7 +135,10 @@ class DrawDataset(Dataset[Item]):
                 gt = stored.pixels("gt", view.window) if self.with_clean else _NOTHING
             else:
                 around = surroundings(view.window, height, width)
-                lq, gt = _degraded(stored, address.word, view.window, around, rng)
+                clean = stored.pixels("gt", around)
+                if self.strength:
+                    clean = jitter(clean, self.strength, rng)
+                lq, gt = _degraded(clean, address.word, view.window, around, rng)
             source, name = origin["source"], stored.name
         return Sample(view.orient(lq), view.orient(gt), caption, address.word, source, name)
 
@@ -202,10 +208,9 @@ def _size(stored: OpenSample, with_clean: bool) -> tuple[int, int]:
 
 
 def _degraded(
-    stored: OpenSample, word: str, window: Window, around: Window, rng: np.random.Generator
+    clean: Pixels, word: str, window: Window, around: Window, rng: np.random.Generator
 ) -> tuple[Pixels, Pixels]:
-    """A window of a clean image, degraded and clean."""
-    clean = stored.pixels("gt", around)
+    """A window, degraded and clean, of what lies around it."""
     degraded = degrade(word, clean, int(rng.integers(2**63)))
     top, left = window.top - around.top, window.left - around.left
     rows, columns = slice(top, top + window.height), slice(left, left + window.width)

@@ -46,6 +46,7 @@ class MixedData(LightningDataModule):
         seed: int,
         shares: Mapping[str, int],
         max_skipped_share: float,
+        jitter: float = 0.0,
     ) -> None:
         """Read shards.
 
@@ -62,6 +63,7 @@ class MixedData(LightningDataModule):
             seed: of the order and the augmentation.
             shares: how often each task is drawn, as with Mixture.
             max_skipped_share: of the draws; more damaged ones stop training.
+            jitter: strength of the jitter of clean images that training degrades.
         """
         super().__init__()
         self._shards, self._captions = shards, captions
@@ -69,6 +71,7 @@ class MixedData(LightningDataModule):
         self._batch_size, self._val_batch_size = batch_size, val_batch_size
         self._val_per_task, self._workers, self._seed = val_per_task, workers, seed
         self._shares, self._max_skipped_share = shares, max_skipped_share
+        self._jitter = jitter
         self._draws = self._skipped = self._batches = 0
         self._words = self.words()
         self._drawn = dict.fromkeys(self._words, 0)
@@ -89,7 +92,9 @@ class MixedData(LightningDataModule):
         captions = None if self._captions is None else read_captions(self._captions)
         counts = {word: samples.counts for word, samples in shards.tasks.items()}
         mixture = Mixture(counts, self._seed, self._shares, shards.store.window)
-        dataset = DrawDataset(shards, captions, mixture, self._augment, self._with_clean)
+        dataset = DrawDataset(
+            shards, captions, mixture, self._augment, self._with_clean, self._jitter
+        )
         rank, world = self._rank_of_world()
         return self._loader(dataset, DrawSampler(self._draws, rank, world), self._batch_size)
 

@@ -201,13 +201,14 @@ class FeedForward(nn.Module):
 class SpatialTransformer(nn.Module):
     """Self-attention over all pixels, the content added to each, and a feed-forward network.
 
-    Starts as x + norm(x): the last projection is zero at first.
+    Starts as x + norm(x): the last projection is zero at first. Without `looks_around` there is
+    neither self-attention nor group norm: each pixel is for itself, whatever the image's size.
 
     Raises:
         ValueError: `channels` is not a multiple of 32, the head and group-norm size.
     """
 
-    def __init__(self, channels: int, context_dim: int) -> None:
+    def __init__(self, channels: int, context_dim: int, looks_around: bool = True) -> None:
         super().__init__()
         if channels % HEAD_CHANNELS:
             raise ValueError(
@@ -215,10 +216,12 @@ class SpatialTransformer(nn.Module):
                 f"{HEAD_CHANNELS}; choose width and multipliers whose product does"
             )
         self.norm = ChannelNorm(channels)
-        self.group_norm = nn.GroupNorm(32, channels, eps=1e-6)
+        self.looks_around = looks_around
+        if looks_around:
+            self.group_norm = nn.GroupNorm(32, channels, eps=1e-6)
+            self.self_norm = nn.LayerNorm(channels)
+            self.self_attention = SelfAttention(channels)
         self.project_in = nn.Linear(channels, channels)
-        self.self_norm = nn.LayerNorm(channels)
-        self.self_attention = SelfAttention(channels)
         self.content_attention = ContentAttention(channels, context_dim)
         self.feed_norm = nn.LayerNorm(channels)
         self.feed_forward = FeedForward(channels)
@@ -229,8 +232,10 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: Tensor, content: Tensor | None = None) -> Tensor:
         """`[B, C, H, W]`, `[B, context_dim]` or None (nothing is added) -> `[B, C, H, W]`."""
         y: Tensor = self.norm(x)
-        tokens: Tensor = self.project_in(self.group_norm(y).flatten(2).mT)
-        tokens = tokens + self.self_attention(self.self_norm(tokens))
+        normed: Tensor = self.group_norm(y) if self.looks_around else y
+        tokens: Tensor = self.project_in(normed.flatten(2).mT)
+        if self.looks_around:
+            tokens = tokens + self.self_attention(self.self_norm(tokens))
         if content is not None:
             tokens = tokens + self.content_attention(content)
         tokens = tokens + self.feed_forward(self.feed_norm(tokens))

@@ -53,6 +53,32 @@ def clip_view(images: Tensor, size: int) -> Tensor:
     return _normalise(levels[..., top : top + size, left : left + size])
 
 
+def clip_windows(images: Tensor, size: int, windows: int) -> Tensor:
+    """Cut windows of the view's side, as many along each side of the images, evenly spread.
+
+    Noise, blur and compression show at an image's own scale, which a view of the whole loses.
+
+    Args:
+        images: as for `clip_view`.
+        size: side of the views, in pixels; windows of smaller images are scaled to it.
+        windows: along each side; 1 takes `clip_view` of the whole. Where there is no room for so
+            many that differ, there are fewer.
+
+    Returns:
+        float32 `[B, N, 3, size, size]`, as `clip_view`.
+    """
+    if windows == 1:
+        return clip_view(images, size)[:, None]
+    height, width = images.shape[-2:]
+    side = min(size, height, width)
+    views = [
+        clip_view(images[..., top : top + side, left : left + side], size)
+        for top in _starts(height - side, windows)
+        for left in _starts(width - side, windows)
+    ]
+    return torch.stack(views, dim=1)
+
+
 def random_clip_view(
     images: Tensor,
     size: int,
@@ -98,6 +124,11 @@ def random_crops(
         _first_fitting(_uniform(generator), *size, scale)
         for generator, size in zip(generators, sizes, strict=True)
     ]
+
+
+def _starts(room: int, count: int) -> list[int]:
+    """Where windows begin that are spread over so much room; none twice."""
+    return sorted({round(room * i / (count - 1)) for i in range(count)})
 
 
 def _uniform(generator: torch.Generator) -> list[list[float]]:

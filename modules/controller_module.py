@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from modules.clip_view import clip_view, random_clip_view
+from modules.clip_view import random_clip_view
 from modules.contrastive import gather, info_nce, multi_positive
 from modules.daclip import DaClip
 from modules.group_mean import by_group
@@ -53,6 +53,7 @@ class ControllerModule(LightningModule):
         degradation_targets: str,
         view_scale: tuple[float, float],
         seed: int,
+        windows: int = 1,
     ) -> None:
         """Train a DA-CLIP.
 
@@ -65,6 +66,7 @@ class ControllerModule(LightningModule):
                 right one, though others share it. `multi_positive`: all samples of its word are.
             view_scale: share of the image's area that the random view keeps.
             seed: of the views.
+            windows: along each side of an image, that validation looks at, as use will.
 
         Raises:
             ValueError: `degradation_targets` is neither.
@@ -79,7 +81,7 @@ class ControllerModule(LightningModule):
         self.words = tuple(words)
         self._make_optimizer, self._schedule = make_optimizer, schedule
         self._multi_positive = degradation_targets == "multi_positive"
-        self._view_scale, self._seed = view_scale, seed
+        self._view_scale, self._seed, self._windows = view_scale, seed, windows
         self._frozen_words: Tensor | None = None
         self.confusion = MulticlassConfusionMatrix(num_classes=len(words))
         self.recognised = torch.zeros(len(words), len(words))
@@ -110,8 +112,8 @@ class ControllerModule(LightningModule):
             image[:, :height, :width].float() / 255
             for image, (height, width) in zip(batch.lq, batch.size.tolist(), strict=True)
         )
-        view = torch.cat([clip_view(image[None], self.daclip.image_size) for image in images])
-        degradation = normalize(self.daclip(view).degradation, dim=-1)
+        seen = [self.daclip.look(image[None], self._windows).degradation for image in images]
+        degradation = normalize(torch.cat(seen), dim=-1)
         found = (degradation @ self._encode_words().T).argmax(dim=-1)
         self.confusion.update(found[batch.valid], self._ids(batch.degradation)[batch.valid])
 

@@ -16,6 +16,7 @@ from open_clip import CLIP, tokenize  # type: ignore[import-untyped]
 from open_clip.transformer import VisionTransformer  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
+from modules.clip_view import clip_windows
 from modules.clip_weights import build_clip
 
 
@@ -88,6 +89,15 @@ class DaClip(nn.Module):
         """Embed degraded images: `[B, 3, S, S]` with CLIP's normalisation."""
         degradation, signals = self.controller(view)
         return Embeddings(_controlled(self.clip.visual, view, signals), degradation)
+
+    def look(self, images: Tensor, windows: int = 1) -> Embeddings:
+        """Embed degraded images `[B, 3, H, W]`: the mean over the views of `clip_windows`.
+
+        The images may be on any device; the embeddings are on the model's.
+        """
+        views = clip_windows(images, self.image_size, windows).to(self.logit_scale.device)
+        seen = self(views.flatten(0, 1))
+        return Embeddings(*(part.unflatten(0, views.shape[:2]).mean(dim=1) for part in seen))
 
     def encode_clean(self, view: Tensor) -> Tensor:
         """CLIP's own embedding `[B, D]`, un-normalised, of clean images `[B, 3, S, S]`."""

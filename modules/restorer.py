@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from modules.clip_view import clip_view
+from modules.clip_view import clip_windows
 from modules.daclip import DaClip, Embeddings
 from modules.prediction import Parameterisation, Prediction
 from modules.samplers import Step, sample, sampler, seeded_noise
@@ -86,9 +86,16 @@ def restore(
 class Controller:
     """A trained DA-CLIP with the degradations it tells apart."""
 
-    def __init__(self, daclip: DaClip, words: Sequence[str]) -> None:
-        """Compute the words' text embeddings once."""
+    def __init__(self, daclip: DaClip, words: Sequence[str], windows: int = 1) -> None:
+        """Compute the words' text embeddings once.
+
+        Args:
+            daclip: the network.
+            words: the degradations.
+            windows: along each side of an image, that it is looked at in; 1: it is seen whole.
+        """
         self.daclip, self.words = daclip.eval().requires_grad_(False), tuple(words)
+        self.windows = windows
         self._texts = self.embed_texts(self.words)
 
     def to(self, device: torch.device) -> Controller:
@@ -107,9 +114,15 @@ class Controller:
 
         The images may be on any device; the embeddings are on the controller's.
         """
-        view = clip_view(degraded, self.daclip.image_size).to(self._texts.device)
-        embeddings: Embeddings = self.daclip(view)
-        return embeddings
+        return self.daclip.look(degraded, self.windows)
+
+    @torch.no_grad()
+    def embed_clean(self, clean: Tensor) -> Tensor:
+        """CLIP's own embedding of clean images `[B, 3, H, W]`, seen as in `embed`: `[B, D]`."""
+        views = clip_windows(clean, self.daclip.image_size, self.windows).to(self._texts.device)
+        each = self.daclip.encode_clean(views.flatten(0, 1))
+        mean: Tensor = each.unflatten(0, views.shape[:2]).mean(dim=1)
+        return mean
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:

@@ -28,6 +28,9 @@ from modules.blocks import (
 LINEAR_LEVELS = 3
 """Levels with linear attention, being large; further levels and the middle have the full one."""
 
+ATTENTIONS = ("all", "full", "none")
+"""Which attention a network has; see `ConditionalUNet`."""
+
 
 class EncoderLevel(nn.Module):
     """Two residual blocks, attention, and the way to the next level."""
@@ -88,7 +91,9 @@ class ConditionalUNet(nn.Module):
         half_resolution: whether the levels start at half the resolution of the image.
         shuffle: side of the squares of pixels that become channels at the input, and pixels again
             at the output: 2 makes everything between about a quarter of the work.
-        linear_attention: whether the first three levels have their attention.
+        attention: `all`, as published: linear in the first three levels, full in further ones and
+            in the middle; `full`, without the linear one; `none`: each place sees its surroundings
+            alone, so that tiles of an image agree with the whole.
         channels: channels of an image.
 
     Raises:
@@ -104,13 +109,15 @@ class ConditionalUNet(nn.Module):
         degradation_prompt: bool = True,
         half_resolution: bool = False,
         shuffle: int = 1,
-        linear_attention: bool = True,
+        attention: str = "all",
         channels: int = 3,
     ) -> None:
         super().__init__()
         _check_config(width, multipliers, context_dim, channels)
         if shuffle < 1:
             raise ValueError(f"shuffle must be positive, got {shuffle}")
+        if attention not in ATTENTIONS:
+            raise ValueError(f"attention is one of {', '.join(ATTENTIONS)}, got {attention!r}")
         self.channels, self.context_dim = channels, context_dim
         self.recompute = False
         """In training, compute the levels' activations again for the gradient, to save memory."""
@@ -125,10 +132,10 @@ class ConditionalUNet(nn.Module):
         self.stem = nn.Conv2d(2 * pixels, width, 7, padding=3, bias=False)
         self.shrink = _halve(width, width) if half_resolution else nn.Identity()
         self.encoder, self.decoder = _levels(
-            width, multipliers, embedding_dim, context_dim, linear_attention
+            width, multipliers, embedding_dim, context_dim, attention
         )
         self.middle_block1 = ResidualBlock(deepest, deepest, embedding_dim)
-        self.middle_attention = SpatialTransformer(deepest, context_dim)
+        self.middle_attention = SpatialTransformer(deepest, context_dim, attention != "none")
         self.middle_block2 = ResidualBlock(deepest, deepest, embedding_dim)
         self.grow = _double(width, width) if half_resolution else nn.Identity()
         self.last_block = ResidualBlock(2 * width, width, embedding_dim)
@@ -218,7 +225,7 @@ def _levels(
     multipliers: Sequence[int],
     embedding_dim: int,
     context_dim: int,
-    linear_attention: bool,
+    attention: str,
 ) -> tuple[nn.ModuleList, nn.ModuleList]:
     """Encoder and decoder levels, each in the order they run in."""
     encoder, decoder = nn.ModuleList(), nn.ModuleList()
@@ -226,13 +233,15 @@ def _levels(
     for i, (upper, lower) in enumerate(sizes):
         down = _keep(upper, lower) if i == len(multipliers) - 1 else _halve(upper, lower)
         up = _keep(lower, upper) if i == 0 else _double(lower, upper)
-        linear = LinearAttention if linear_attention else NoAttention
-        attention = [
-            linear(c) if i < LINEAR_LEVELS else SpatialTransformer(c, context_dim)
+        linear = LinearAttention if attention == "all" else NoAttention
+        attend = [
+            linear(c)
+            if i < LINEAR_LEVELS
+            else SpatialTransformer(c, context_dim, attention != "none")
             for c in (upper, lower)
         ]
-        encoder.append(EncoderLevel(upper, embedding_dim, attention[0], down))
-        decoder.insert(0, DecoderLevel(lower, upper, embedding_dim, attention[1], up))
+        encoder.append(EncoderLevel(upper, embedding_dim, attend[0], down))
+        decoder.insert(0, DecoderLevel(lower, upper, embedding_dim, attend[1], up))
     return encoder, decoder
 
 

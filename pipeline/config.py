@@ -75,6 +75,8 @@ class ControllerConfig:
     degradation_targets: str = MISSING
     accumulate: int = MISSING
     view_scale: list[float] = MISSING
+    windows: int = MISSING
+    jitter: float = MISSING
     clip_norm: float | None = MISSING
     warmup: int = MISSING
     min_lr_share: float = MISSING
@@ -103,6 +105,7 @@ class RestorerConfig:
     accumulate: int = MISSING
     patch: int = MISSING
     view: int | None = MISSING
+    jitter: float = MISSING
     recompute: bool = MISSING
     target: str = MISSING
     loss: str = MISSING
@@ -254,6 +257,7 @@ def _check_ranges(config: Config) -> None:
         "workers": (config.workers, 0),
         "captions.batch_size": (config.captions.batch_size, 1),
         "controller.batch_size": (config.controller.batch_size, 1),
+        "controller.windows": (config.controller.windows, 1),
         "restorer.batch_size": (config.restorer.batch_size, 1),
         "evaluate.batch_size": (config.evaluate.batch_size, 1),
     }
@@ -263,8 +267,20 @@ def _check_ranges(config: Config) -> None:
     ):
         if clip_norm is not None and not clip_norm > 0:
             raise ConfigError(f"{stage}.clip_norm={clip_norm}; give more than 0, or null")
-    for key, (value, least) in counts.items():
-        if value < least:
+    least_zero = {
+        "controller.jitter": config.controller.jitter,
+        "restorer.jitter": config.restorer.jitter,
+        "restorer.late_times": config.restorer.late_times,
+        "restorer.true_words": config.restorer.true_words,
+        "restorer.swapped": config.restorer.swapped,
+    }
+    told = config.restorer.true_words + config.restorer.swapped
+    if told > 1:
+        raise ConfigError(
+            f"restorer.true_words and restorer.swapped are shares of one whole, got {told:g}"
+        )
+    for key, (value, least) in (counts | {k: (v, 0) for k, v in least_zero.items()}).items():
+        if not value >= least:
             raise ConfigError(f"{key}={value}; give {least} or more")
 
 

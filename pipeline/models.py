@@ -100,10 +100,14 @@ def load_pair(controller_path: Path, restorer_path: Path) -> tuple[Controller, D
     return controller, denoiser
 
 
-def save_controller(path: Path, daclip: DaClip, architecture: Any, words: tuple[str, ...]) -> None:
+def save_controller(path: Path, controller: Controller, architecture: Any) -> None:
     """Save a trained DA-CLIP, whole."""
-    about = {"architecture": architecture, "words": words}
-    _save(path, daclip.state_dict(), CONTROLLER, about)
+    about = {
+        "architecture": architecture,
+        "words": controller.words,
+        "windows": controller.windows,
+    }
+    _save(path, controller.daclip.state_dict(), CONTROLLER, about)
 
 
 def load_controller(path: Path) -> Controller:
@@ -115,7 +119,7 @@ def load_controller(path: Path) -> Controller:
     about, tensors = _load(path, CONTROLLER)
     daclip = build_daclip(about["architecture"])
     _fill(daclip, tensors, path)
-    return Controller(daclip, about["words"])
+    return Controller(daclip, about["words"], about.get("windows", 1))
 
 
 def save_restorer(

@@ -11,6 +11,7 @@ from datamodules.mixed import MixedData
 from datamodules.views import whole_image
 from modules.controller_module import ControllerModule
 from modules.daclip import build_daclip
+from modules.restorer import Controller
 from pipeline.callbacks import Confusion
 from pipeline.config import Config, build
 from pipeline.models import save_controller, start_from
@@ -34,6 +35,7 @@ def run(config: Config, folder: Path) -> None:
         seed=config.seed,
         shares=config.data.shares,
         max_skipped_share=config.data.max_skipped_share,
+        jitter=stage.jitter,
     )
     torch.manual_seed(config.seed)
     daclip = build_daclip(config.clip.architecture, None if stage.weights else config.clip.weights)
@@ -57,7 +59,9 @@ def run(config: Config, folder: Path) -> None:
         stage.degradation_targets,
         (stage.view_scale[0], stage.view_scale[1]),
         config.seed,
+        stage.windows,
     )
     trainer = fit(config, stage, folder, module, data, "degradation_accuracy", [Confusion()])
     if trainer.is_global_zero:
-        save_controller(folder / WEIGHTS, daclip, config.clip.architecture, words)
+        controller = Controller(daclip, words, stage.windows)
+        save_controller(folder / WEIGHTS, controller, config.clip.architecture)

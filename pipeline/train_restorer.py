@@ -39,6 +39,7 @@ def run(config: Config, folder: Path) -> None:
         seed=config.seed,
         shares=config.data.shares,
         max_skipped_share=config.data.max_skipped_share,
+        jitter=stage.jitter,
     )
     torch.manual_seed(config.seed)
     tables = make_tables(**vars(config.sde))

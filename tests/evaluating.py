@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from modules.daclip import DaClip, build_daclip
+from modules.restorer import Controller
 from modules.unet import ConditionalUNet
 from pipeline.config import Config
 from pipeline.evaluation.rows import Row
@@ -80,7 +81,7 @@ def tiny_unet() -> ConditionalUNet:
 def save_models(config: Config, folder: Path) -> tuple[Path, Path]:
     """Files of a small controller and a small restorer that was trained with it."""
     controller, restorer = folder / "controller.safetensors", folder / "restorer.safetensors"
-    save_controller(controller, tiny_daclip(), ARCHITECTURE, WORDS)
+    save_controller(controller, Controller(tiny_daclip(), WORDS), ARCHITECTURE)
     config.restorer.network = UNET
     save_restorer(restorer, tiny_unet(), config.sde, config.restorer, controller)
     return controller, restorer

@@ -10,7 +10,14 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
 import modules.clip_view as module
-from modules.clip_view import CLIP_MEAN, CLIP_STD, clip_view, random_clip_view, random_crops
+from modules.clip_view import (
+    CLIP_MEAN,
+    CLIP_STD,
+    clip_view,
+    clip_windows,
+    random_clip_view,
+    random_crops,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "clip_preprocess"
 
@@ -101,6 +108,28 @@ def test_far_ends_of_a_narrow_image_are_not_looked_at(dim):
 def test_half_precision_images_give_float32():
     images = torch.rand(1, 3, 40, 50).half()
     assert torch.equal(clip_view(images, 32), clip_view(images.float(), 32))
+
+
+def test_windows_are_cut_at_the_image_s_own_scale_from_end_to_end():
+    images = torch.randint(0, 256, (2, 3, 40, 72), generator=generator(0)).to(torch.uint8)
+    views = clip_windows(images, 32, 3)
+    assert views.shape == (2, 9, 3, 32, 32)
+    for i, (top, left) in enumerate((t, x) for t in (0, 4, 8) for x in (0, 20, 40)):
+        window = images[:, :, top : top + 32, left : left + 32]
+        assert torch.equal(levels(views[:, i]).round(), window.float())
+
+
+def test_windows_that_would_be_one_twice_are_one():
+    images = torch.rand(1, 3, 20, 50, generator=generator(0))
+    views = clip_windows(images, 32, 3)
+    assert views.shape == (1, 3, 3, 32, 32)
+    assert torch.equal(views[:, 0], clip_view(images[..., :20], 32))
+    assert clip_windows(images[..., :20], 32, 3).shape[1] == 1
+
+
+def test_one_window_is_the_whole_image():
+    images = torch.rand(2, 3, 50, 70, generator=generator(0))
+    assert torch.equal(clip_windows(images, 32, 1)[:, 0], clip_view(images, 32))
 
 
 @pytest.mark.parametrize(("height", "width"), [(80, 100), (100, 80)])

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from modules.daclip import build_daclip
+from modules.restorer import Controller
 from modules.unet import ConditionalUNet
 from pipeline.config import Config
-from pipeline.models import BadModel, build_network, load_controller, start_from
+from pipeline.models import BadModel, build_network, load_controller, save_controller, start_from
 from tests.evaluating import ARCHITECTURE, save_models, tiny_unet
 from tests.evaluating import UNET as SAVED
 
@@ -63,3 +64,11 @@ def test_training_starts_from_a_trained_controller(
     assert all(torch.equal(value, expected[name]) for name, value in daclip.state_dict().items())
     with pytest.raises(BadModel, match="no controller"):
         start_from(restorer, daclip)
+
+
+def test_a_controller_is_loaded_with_the_windows_it_looks_in(tmp_path: Path) -> None:
+    path = tmp_path / "controller.safetensors"
+    made = Controller(build_daclip(ARCHITECTURE), ("hazy", "noisy"), windows=3)
+    save_controller(path, made, ARCHITECTURE)
+    found = load_controller(path)
+    assert (found.words, found.windows) == (("hazy", "noisy"), 3)

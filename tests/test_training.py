@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from modules.clip_view import clip_view
 from modules.daclip import build_daclip
 from modules.optim import decay_groups, warmup_cosine
 from modules.prediction import parameterisation
@@ -121,6 +122,20 @@ def test_times_and_noise_are_the_draw_s_own() -> None:
     alone = draw_times_and_noise(draw_generators(cpu, 0, [7]), T, images[:1])
     assert torch.equal(alone[0], t[7:8])
     assert torch.equal(alone[1], noise[7:8])
+
+
+def test_an_image_looked_at_in_windows_has_the_mean_of_their_embeddings() -> None:
+    torch.manual_seed(0)
+    controller = Controller(build_daclip(TINY_CLIP), ["hazy", "rainy"], windows=2)
+    images = torch.rand(2, 3, 40, 56)
+    corners = [images[..., top : top + 32, left : left + 32] for top in (0, 8) for left in (0, 24)]
+    alone = [Controller(controller.daclip, ["hazy"]).embed(corner) for corner in corners]
+    for part, each in zip(controller.embed(images), zip(*alone, strict=True), strict=True):
+        assert torch.allclose(part, torch.stack(each).mean(dim=0), atol=1e-6)
+    clean = controller.embed_clean(images)
+    views = [clip_view(corner, 32) for corner in corners]
+    each = torch.stack([controller.daclip.encode_clean(view) for view in views])
+    assert torch.allclose(clean, each.mean(dim=0), atol=1e-6)
 
 
 def test_late_times_are_drawn_as_often_as_asked() -> None:

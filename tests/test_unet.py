@@ -244,8 +244,8 @@ def test_any_size(H: int, W: int, half_resolution: bool) -> None:
 
 
 def test_shuffled_pixels_are_channels_and_come_back_to_their_places() -> None:
-    outer = small_network(shuffle=2, linear_attention=False)
-    inner = small_network(channels=12, linear_attention=False)
+    outer = small_network(shuffle=2, attention="full")
+    inner = small_network(channels=12, attention="full")
     inner.load_state_dict(outer.state_dict())
     assert not any(isinstance(module, LinearAttention) for module in outer.modules())
     given = small_inputs(1, 16, 24)
@@ -293,9 +293,20 @@ def test_images_of_a_batch_do_not_mix() -> None:
             assert relative_error(alone, together[i : i + 1]) < 2e-6
 
 
+def test_without_attention_a_tile_s_middle_is_that_of_the_whole() -> None:
+    given = small_inputs(1, 16, 512)
+    tile = {name: x[..., :256] if x.ndim == 4 else x for name, x in given.items()}
+    for attention, same in (("none", True), ("full", False)):
+        network = randomised(small_network(attention=attention))
+        with torch.no_grad():
+            out, of_tile = network(**given, t=3), network(**tile, t=3)
+        assert (relative_error(of_tile[..., :96], out[..., :96]) < 1e-5) == same
+
+
+@pytest.mark.parametrize("attention", ["all", "none"])
 @pytest.mark.parametrize("name", ["degradation", "content"])
-def test_contexts_reach_the_output(name: str) -> None:
-    network, given = randomised(small_network()), small_inputs()
+def test_contexts_reach_the_output(name: str, attention: str) -> None:
+    network, given = randomised(small_network(attention=attention)), small_inputs()
     with torch.no_grad():
         out = network(**given, t=3)
         for changed in (None, -given[name]):
@@ -372,6 +383,7 @@ def test_compiles_into_one_graph() -> None:
         ({"multipliers": (1, 0)}, "multipliers must be one or more positive numbers"),
         ({"context_dim": 0}, "context_dim=0"),
         ({"channels": 0}, "channels=0"),
+        ({"attention": "half"}, "attention is one of all, full, none, got 'half'"),
     ],
 )
 def test_wrong_configurations_are_refused(config: dict[str, Any], message: str) -> None:

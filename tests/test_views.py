@@ -122,6 +122,23 @@ def test_clean_crop_is_that_of_the_stored_image(clean: Path) -> None:
             assert np.array_equal(sample.lq, view.orient(whole[rows, columns]))
 
 
+def test_jitter_is_of_clean_images_before_they_are_degraded_and_of_no_stored_pair(
+    clean: Path,
+) -> None:
+    plain, varied = draws(clean), draws(clean)
+    varied.strength = 0.4
+    for n in range(24):
+        before, after = plain[n].sample, varied[n].sample
+        if after.degradation == "rainy":
+            assert np.array_equal(after.lq, before.lq)
+            assert np.array_equal(after.gt, before.gt)
+        else:
+            assert not np.array_equal(after.gt, before.gt)
+        if after.degradation == "uncompleted":
+            kept = (after.lq == after.gt).all(axis=-1)
+            assert kept.mean() > 0.05
+
+
 def test_degraded_image_does_not_depend_on_whether_the_clean_one_is_wanted(clean: Path) -> None:
     both, alone = draws(clean), draws(clean, with_clean=False)
     assert [both[n].sample.key for n in range(24)] == [alone[n].sample.key for n in range(24)]

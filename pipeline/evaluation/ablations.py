@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from modules.clip_view import clip_view
 from modules.daclip import Embeddings
 from modules.restorer import Denoiser
 from modules.unet import ConditionalUNet
@@ -78,8 +77,7 @@ def clean_content(models: Models, seen: Seen) -> Condition:
     """
     if seen.clean is None:
         raise ValueError("clean_content needs clean images")
-    daclip = models.controller.daclip
-    content = daclip.encode_clean(clip_view(seen.clean, daclip.image_size))
+    content = models.controller.embed_clean(seen.clean)
     return models.denoiser, seen.embeddings._replace(content=content)
 
 
