@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from modules.clip_view import random_clip_view
+from modules.clip_view import clip_windows, random_clip_view
 from modules.contrastive import gather, info_nce, multi_positive
 from modules.daclip import DaClip
 from modules.group_mean import by_group
@@ -112,8 +112,10 @@ class ControllerModule(LightningModule):
             image[:, :height, :width].float() / 255
             for image, (height, width) in zip(batch.lq, batch.size.tolist(), strict=True)
         )
-        seen = [self.daclip.look(image[None], self._windows).degradation for image in images]
-        degradation = normalize(torch.cat(seen), dim=-1)
+        side = self.daclip.image_size
+        views = [clip_windows(image[None], side, self._windows)[0] for image in images]
+        seen = self.daclip(torch.cat(views)).degradation.split([len(those) for those in views])
+        degradation = normalize(torch.stack([each.mean(dim=0) for each in seen]), dim=-1)
         found = (degradation @ self._encode_words().T).argmax(dim=-1)
         self.confusion.update(found[batch.valid], self._ids(batch.degradation)[batch.valid])
 
