@@ -191,7 +191,7 @@ def build_network(node: Mapping[str, Any]) -> nn.Module:
     """Make a restorer network, in the memory format its convolutions are fastest in.
 
     Raises:
-        BadModel: its class is not one of ours.
+        BadModel: its class is not one of ours, or does not take these arguments.
     """
     target = str(node["_target_"])
     kind = get_object(target) if target.startswith(NETWORK_PACKAGE) else None
@@ -204,7 +204,10 @@ def build_network(node: Mapping[str, Any]) -> nn.Module:
     ):
         raise BadModel(f"network {target!r} is no network class of {NETWORK_PACKAGE}*")
     arguments = {name: value for name, value in node.items() if name != "_target_"}
-    network: nn.Module = kind(**arguments)
+    try:
+        network: nn.Module = kind(**arguments)
+    except TypeError as error:
+        raise BadModel(f"network {target}: {error}; it was made by another version") from error
     return network.to(memory_format=torch.channels_last)
 
 

@@ -26,7 +26,7 @@ REPOSITORY = "weblzw/daclip-uir-ViT-B-32-irsde"
 SAMPLING = {"method": "dpmpp_2m", "eta": 0.0, "calls": 10, "grid": "uniform"}
 """For released weights, which predict noise; see docs/sampling.md."""
 CONVERTED = "converted"
-HUB_NAME = r"[\w.-]+/[\w.-]+"
+HUB_NAME = r"\w[\w.-]*/[\w.-]+"
 
 
 class ModelFiles(NamedTuple):

@@ -56,6 +56,20 @@ def test_sessions_are_apart_and_forgotten(service: Service, tmp_path: Path) -> N
     assert not again.parent.exists() and yours.exists()
 
 
+@pytest.mark.parametrize("absolute", [True, False])
+def test_session_named_like_a_path_reaches_no_other_folder(
+    service: Service, tmp_path: Path, absolute: bool
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious.txt").write_text("mine")
+    session = str(victim) if absolute else "../victim"
+    made = service.restore(save(tmp_path / "a.png"), session, Options(), nothing).file
+    service.forget(session)
+    assert [path.name for path in victim.iterdir()] == ["precious.txt"]
+    assert not made.exists()
+
+
 def test_cancelling_ends_the_work_of_one_session(service: Service, tmp_path: Path) -> None:
     path = save(tmp_path / "a.png")
     calls = []

@@ -210,9 +210,9 @@ def test_broken_record_counts_for_nothing(
 ) -> None:
     restore(photos)
     record = tmp_path / "out" / RECORD
-    lines = record.read_text().splitlines()
-    assert [json.loads(line)["target"] for line in lines] == ["a.png", "sub/b ü.jpg"]
-    record.write_text(lines[0] + '\n[]\nnull\n{"target":')
+    *_claims, first, second = filter(None, record.read_text().splitlines())
+    assert [json.loads(line)["target"] for line in (first, second)] == ["a.png", "sub/b ü.jpg"]
+    record.write_text(first + '\n[]\nnull\n{"target":')
     assert restore(photos, "--overwrite") == 0
     capsys.readouterr()
     assert restore(photos) == 0
@@ -318,3 +318,77 @@ def test_help_loads_nothing_heavy() -> None:
         [sys.executable, "-c", "import sys\n" + check], capture_output=True, check=False
     )
     assert done.returncode == 0 and b"--degradation" in done.stdout
+
+
+def test_pattern_and_names_from_stdin_pass_over_what_was_made(
+    restore: Callable[..., int],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert restore("**/*.png") == 0
+        monkeypatch.setattr(sys, "stdin", sorted(map(str, Path().rglob("*.png"))))
+        assert restore("-") == 0
+    assert written(tmp_path / "out") == {"a.png"}
+    assert capsys.readouterr().out.count("1 of them done already") == 3
+
+
+def test_candidates_and_sheets_overwrite_no_other_photograph(
+    restore: Callable[..., int], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(photograph(37, 51, 2)).save(photos / "a-2.png")
+    assert restore(photos, "--candidates", "2") == 1
+    assert "would both be restored to" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png.compare.png").write_text("mine")
+    assert restore(photos / "a.png", "--compare") == 1
+    assert "a.png.compare.png is there and was not made by this" in capsys.readouterr().err
+    assert (tmp_path / "out" / "a.png.compare.png").read_text() == "mine"
+
+
+def test_run_that_ended_between_a_photograph_and_its_sheet_goes_on(
+    restore: Callable[..., int], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError("no space")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(work, "compare_sheet", fail)
+        assert restore(photos, "--compare") == 1
+    assert written(tmp_path / "out") == {"a.png", "sub/b ü.jpg"}
+    assert restore(photos, "--compare") == 0
+    assert "a.png.compare.png" in written(tmp_path / "out")
+
+
+def test_line_of_the_record_that_was_cut_off_spoils_no_other(
+    restore: Callable[..., int], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert restore(photos / "a.png") == 0
+    with (tmp_path / "out" / RECORD).open("a") as file:
+        file.write('\n{"target": "cut')
+    assert restore(photos / "sub") == 0
+    capsys.readouterr()
+    assert restore(photos / "a.png", photos / "sub") == 0
+    assert "2 of them done already" in capsys.readouterr().out
+
+
+def test_memory_that_torch_lacks_is_the_photographs_fault(
+    restore: Callable[..., int], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Restorer, "restore_pixels", fail)
+    assert restore(photos) == 1
+
+
+def test_what_is_wrong_is_told_with_several_devices_too(
+    photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(photos), "-o", str(tmp_path / "out"), "-m", str(model), "--device", "cpu,cpu"]
+    assert main([*given, "-d", "nois"]) == 1
+    assert "if 'noisy' is meant" in capsys.readouterr().err

@@ -136,7 +136,7 @@ def test_metadata_goes_into_a_png_of_sixteen_bits(tmp_path: Path) -> None:
         assert made.info["dpi"] == pytest.approx((300, 300), abs=0.1)
         assert made.info["XML:com.adobe.xmp"].encode() == XMP
     _, remarks = encode_photograph(found._replace(kept=kept), found.pixels, "TIFF")
-    assert remarks == ("EXIF and XMP do not go into a TIFF of 16 bits",)
+    assert remarks == ("not kept in a TIFF of 16 bits: EXIF, XMP",)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -217,3 +217,58 @@ def test_truncated_files_are_refused_or_read_whole(
     (tmp_path / "a").write_bytes(data[: int(len(data) * share)])
     with pytest.raises(BadImage):
         read_photograph(tmp_path / "a")
+
+
+def test_first_picture_of_a_jpeg_with_several_is_restored(tmp_path: Path) -> None:
+    first, second = picture(), picture().rotate(180)
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second], quality=98)
+    found = read_photograph(tmp_path / "a.jpg")
+    difference = np.asarray(first, float) - found.pixels
+    assert np.square(difference).mean() < 30
+    assert found.format == "JPEG"
+    assert found.remarks == ("only the first of its pictures is restored",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (np.uint32, {"photometric": "minisblack"}, "has 32 bits a sample"),
+        (np.int32, {"photometric": "minisblack"}, "has 32 bits a sample"),
+        (np.uint16, {"photometric": "rgb", "planarconfig": "separate"}, "in separate planes"),
+    ],
+)
+def test_kinds_of_tiff_that_would_be_misread_are_refused(
+    kind: type, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    shape = (3, 20, 30) if "planarconfig" in options else (20, 30)
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, kind), **options)
+    with pytest.raises(BadImage, match=message):
+        read_photograph(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_tiff_whose_zero_is_white_is_turned(kind: type, tmp_path: Path) -> None:
+    white = np.iinfo(kind).max
+    array = np.linspace(0, white, 600).astype(kind).reshape(20, 30)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="miniswhite")
+    assert np.array_equal(read_photograph(tmp_path / "a.tif").pixels[..., 0], white - array)
+
+
+def test_cmyk_with_a_profile_of_other_colours_becomes_rgb(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image = picture().convert("CMYK")
+    image.save(tmp_path / "a.tif", icc_profile=profile)
+    found = read_photograph(tmp_path / "a.tif")
+    assert np.array_equal(found.pixels, np.asarray(image.convert("RGB")))
+
+
+def test_what_a_format_does_not_hold_is_told(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[MAKER] = "Maker"
+    picture().save(tmp_path / "a.jpg", exif=exif, xmp=XMP, dpi=(300, 300))
+    found = read_photograph(tmp_path / "a.jpg")
+    told = {f: encode_photograph(found, found.pixels, f)[1] for f in ("BMP", "WEBP", "TIFF", "PNG")}
+    assert told["PNG"] == ()
+    assert told["WEBP"] == ("not kept in a WEBP of 8 bits: the resolution",)
+    assert told["TIFF"] == ("not kept in a TIFF of 8 bits: XMP",)
+    assert "EXIF" in told["BMP"][0] and "XMP" in told["BMP"][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import threading
 import time
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from datamodules.files import atomic_write
 from datamodules.images import BadImage, count_pixels
 from pipeline.restoration.encoding import encode_photograph
+from pipeline.restoration.machine import is_out_of_memory
 from pipeline.restoration.photographs import Photograph, read_photograph
 from pipeline.restoration.pictures import LEVELS, Canvas
 from pipeline.restoration.restorer import Options, Progress, Restorer
@@ -110,6 +112,7 @@ class Service:
             Refused: the photograph, an option, or the time it takes is out of range.
             Cancelled: the session has cancelled it.
         """
+        photograph = self.open(path)
         cancelled = self._cancelled[session] = threading.Event()
         deadline = time.monotonic() + 60 * self.limits.minutes
 
@@ -123,11 +126,16 @@ class Service:
                 )
             on_progress(progress.done, progress.total)
 
-        photograph = self.open(path)
         try:
             found = self.restorer.restore_pixels(photograph.pixels, on_step=on_step, **options)
         except ValueError as error:
             raise Refused(str(error)) from error
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise Refused(
+                f"{path.name} takes more memory than there is; choose smaller tiles"
+            ) from error
         finally:
             self._cancelled.pop(session, None)
         assert isinstance(found.image, np.ndarray)
@@ -150,11 +158,15 @@ class Service:
     def forget(self, session: str) -> None:
         """Delete what was made for a session."""
         self.cancel(session)
-        shutil.rmtree(self._folder / session, ignore_errors=True)
+        shutil.rmtree(self._place(session), ignore_errors=True)
+
+    def _place(self, session: str) -> Path:
+        """A session's own folder. Its name comes from the visitor, and could be a path."""
+        return self._folder / hashlib.sha256(session.encode()).hexdigest()
 
     def _write(self, path: Path, session: str, data: bytes) -> Path:
         self.forget(session)
-        target = self._folder / session / f"{path.stem}-restored{path.suffix}"
+        target = self._place(session) / f"{path.stem}-restored{path.suffix}"
         with atomic_write(target) as file:
             file.write(data)
         return target

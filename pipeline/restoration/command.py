@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,18 +32,29 @@ class Settings(NamedTuple):
     save_steps: bool
     format: str | None
 
+    @property
+    def sheets(self) -> list[str]:
+        """Kinds of pictures that are made of each photograph."""
+        kinds = {
+            "compare": self.compare,
+            "steps": self.save_steps,
+            "uncertainty": self.candidates > 1,
+        }
+        return [kind for kind, is_wanted in kinds.items() if is_wanted]
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; its exit status."""
     chosen = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     from datamodules.images import BadImage
-    from pipeline.restoration.inputs import find_jobs
+    from pipeline.restoration.inputs import check_files, find_jobs
 
     settings = Settings(**{name: getattr(chosen, name) for name in Settings._fields})
     try:
         suffix = None if settings.format is None else f".{settings.format}"
         jobs = find_jobs(chosen.inputs, chosen.output, suffix, sys.stdin)
+        check_files(jobs, settings.candidates, settings.sheets)
         record = Record(chosen.output / RECORD, settings, chosen.model)
         waiting = [job for job in jobs if chosen.overwrite or not record.has(job)]
         if not chosen.overwrite:
@@ -56,7 +68,14 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         from pipeline.restoration.work import restore_all
 
-        failed = restore_all(waiting, settings, chosen.model, chosen.device, record.add)
+        failed = restore_all(
+            waiting,
+            settings,
+            chosen.model,
+            chosen.device,
+            lambda: record.claim(waiting),
+            record.add,
+        )
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; the same command goes on from here\n")
         return INTERRUPTED
@@ -73,7 +92,7 @@ class Record:
 
     def __init__(self, path: Path, settings: Settings, model: str | None) -> None:
         """Read what there is; a line that was cut off counts for nothing."""
-        self._path = path
+        self._path, self._settings = path, settings
         self._how = [model, *settings]
         self._done: dict[str, Any] = {}
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
@@ -85,7 +104,7 @@ class Record:
 
     def has(self, job: Any) -> bool:
         """Whether a photograph as it now is has been restored in this way, and is there."""
-        return job.target.is_file() and self._done.get(self._name(job)) == self._entry(job)
+        return job.target.is_file() and self._done.get(self._name(job.target)) == self._entry(job)
 
     def check_foreign(self, jobs: list[Any]) -> None:
         """Refuse to write over what was not made by this command.
@@ -93,21 +112,35 @@ class Record:
         Raises:
             ValueError: a file is there already.
         """
-        for job in jobs:
-            if job.target.exists() and self._name(job) not in self._done:
+        for path in self._files(jobs):
+            if path.exists() and self._name(path) not in self._done:
                 raise ValueError(
-                    f"{job.target} is there and was not made by this command; choose another "
+                    f"{path} is there and was not made by this command; choose another "
                     "output folder, or give --overwrite"
                 )
 
+    def claim(self, jobs: list[Any]) -> None:
+        """Remember which files will be made, so that those of a run that was cut off are known."""
+        self._write([{"target": self._name(path)} for path in self._files(jobs)])
+
     def add(self, job: Any) -> None:
         """Remember that a photograph was restored."""
-        self._done[self._name(job)] = entry = self._entry(job)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        self._write([self._entry(job)])
 
-    def _name(self, job: Any) -> str:
-        return str(job.target.relative_to(self._path.parent).as_posix())
+    def _files(self, jobs: list[Any]) -> Iterator[Path]:
+        from pipeline.restoration.inputs import files_of
+
+        for job in jobs:
+            yield from files_of(job.target, self._settings.candidates, self._settings.sheets)
+
+    def _write(self, entries: list[dict[str, Any]]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            # Each begins a line: the one before may have been cut off.
+            file.write("".join(f"\n{json.dumps(entry)}" for entry in entries))
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._path.parent).as_posix()
 
     def _entry(self, job: Any) -> dict[str, Any]:
         try:
@@ -115,7 +148,7 @@ class Record:
         except OSError:  # it is told when it is its turn
             return {}
         source = [str(job.source.resolve()), about.st_size, about.st_mtime_ns]
-        return {"target": self._name(job), "source": source, "how": self._how}
+        return {"target": self._name(job.target), "source": source, "how": self._how}
 
 
 def _tell_waiting(count: int, waiting: int) -> None:

@@ -20,6 +20,17 @@ WIDE = {"PNG", "TIFF"}
 """Formats that can hold 16 bits."""
 OPAQUE = {"JPEG", "BMP"}
 """Formats without transparency."""
+HELD = {
+    "PNG": {"exif", "icc_profile", "xmp", "dpi"},
+    "JPEG": {"exif", "icc_profile", "xmp", "dpi"},
+    "WEBP": {"exif", "icc_profile", "xmp"},
+    "TIFF": {"exif", "icc_profile", "dpi"},
+    "BMP": {"dpi"},
+}
+"""What is written of what a photograph carries, in files of 8 bits."""
+HELD_WIDE = {"PNG": HELD["PNG"], "TIFF": {"icc_profile", "dpi"}}
+"""Likewise, of 16 bits."""
+NAMES = {"exif": "EXIF", "icc_profile": "the colour profile", "xmp": "XMP", "dpi": "the resolution"}
 SAVING: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95},
@@ -52,21 +63,20 @@ def encode_photograph(
     array = grey(pixels)[..., None] if photograph.is_grey else pixels
     if photograph.alpha is not None:
         array = np.concatenate([array, photograph.alpha[..., None]], axis=2)
-    kept = photograph.kept
+    held = HELD[format] if pixels.dtype == np.uint8 else HELD_WIDE[format]
+    kept = {name: value for name, value in photograph.kept.items() if name in held}
+    if lost := [NAMES[name] for name in photograph.kept if name not in held]:
+        bits = 8 * pixels.itemsize
+        remarks.append(f"not kept in a {format} of {bits} bits: {', '.join(lost)}")
     if pixels.dtype == np.uint8:
         return _encode_narrow(array, format, kept), tuple(remarks)
-    if format == "PNG":
-        return _encode_wide_png(array, kept), tuple(remarks)
-    if kept.keys() & {"exif", "xmp"}:
-        remarks.append("EXIF and XMP do not go into a TIFF of 16 bits")
-    return _encode_wide_tiff(array, kept), tuple(remarks)
+    encode = _encode_wide_png if format == "PNG" else _encode_wide_tiff
+    return encode(array, kept), tuple(remarks)
 
 
 def _encode_narrow(array: NDArray[Any], format: str, kept: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-    if format == "BMP":
-        kept = {name: value for name, value in kept.items() if name == "dpi"}
     if format == "PNG" and "xmp" in kept:
         info = PngImagePlugin.PngInfo()
         info.add_itxt("XML:com.adobe.xmp", kept["xmp"].decode("utf-8", "replace"))

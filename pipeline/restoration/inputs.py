@@ -24,13 +24,43 @@ class Job(NamedTuple):
     target: Path
 
 
+def files_of(target: Path, candidates: int, sheets: Sequence[str]) -> list[Path]:
+    """All that is written of a photograph: its candidates, of which the target is the first, and
+    sheets of these kinds.
+    """
+    further = [target.with_stem(f"{target.stem}-{n}") for n in range(2, candidates + 1)]
+    return [target, *further, *(sheet_of(target, kind) for kind in sheets)]
+
+
+def sheet_of(target: Path, kind: str) -> Path:
+    """The file of a picture about a restoration."""
+    return target.with_name(f"{target.name}.{kind}.png")
+
+
+def check_files(jobs: Sequence[Job], candidates: int, sheets: Sequence[str]) -> None:
+    """Refuse what would be written twice, or over a photograph that is to be restored.
+
+    Raises:
+        BadInput: there is such a file.
+    """
+    sources = {job.source.resolve() for job in jobs}
+    writers: dict[Path, Path] = {}
+    for job in jobs:
+        for path in files_of(job.target, candidates, sheets):
+            other = writers.setdefault(path, job.source)
+            if other != job.source:
+                raise BadInput(f"{other} and {job.source} would both be restored to {path}")
+            if path.resolve() in sources:
+                raise BadInput(f"{path} would be overwritten; choose another output folder")
+
+
 def find_jobs(
     inputs: Sequence[str], output: Path, suffix: str | None, lines: Iterable[str]
 ) -> list[Job]:
     """List the photographs to restore, each once.
 
-    A folder's photographs keep their sub-folders; hidden files and what lies in the output
-    folder are passed over.
+    A folder's photographs keep their sub-folders. Hidden files are passed over, and what a folder,
+    a pattern or `lines` name in the output folder.
 
     Args:
         inputs: files, folders, patterns such as `scans/**/*.tif`, or `-` for names in `lines`.
@@ -42,7 +72,10 @@ def find_jobs(
         BadInput: there is no such photograph, two go to one file, or one would be overwritten.
     """
     jobs: dict[Path, Path] = {}
-    for named in _names(inputs, lines):
+    made = output.resolve()
+    for named, is_line in _names(inputs, lines):
+        if is_line and made in Path(named).resolve().parents:
+            continue
         for source, target in _expanded(named, output):
             target = target.with_suffix(suffix or target.suffix)
             other = jobs.setdefault(target, source)
@@ -51,19 +84,20 @@ def find_jobs(
                     f"{other} and {source} would both be restored to {target}; restore them to "
                     "two folders"
                 )
-            if target.resolve() == source.resolve():
+            if target.exists() and target.samefile(source):
                 raise BadInput(f"{source} would be overwritten; choose another output folder")
     if not jobs:
         raise BadInput("no photograph was named on standard input")
     return [Job(source, target) for target, source in jobs.items()]
 
 
-def _names(inputs: Sequence[str], lines: Iterable[str]) -> Iterator[str]:
+def _names(inputs: Sequence[str], lines: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """What is named, and whether by a line."""
     for named in inputs:
         if named == STDIN:
-            yield from (line.rstrip("\r\n") for line in lines if line.strip())
+            yield from ((line.rstrip("\r\n"), True) for line in lines if line.strip())
         else:
-            yield named
+            yield named, False
 
 
 def _expanded(named: str, output: Path) -> list[tuple[Path, Path]]:
@@ -75,14 +109,16 @@ def _expanded(named: str, output: Path) -> list[tuple[Path, Path]]:
         return [(path, output / path.name)]
     if glob.has_magic(named):
         found = sorted(Path(name) for name in glob.glob(named, recursive=True))  # noqa: PTH207
-        if files := [name for name in found if name.is_file()]:
-            return [(name, output / name.name) for name in files]
+        made = output.resolve()
+        files = [name for name in found if name.is_file()]
+        if waiting := [name for name in files if made not in name.resolve().parents]:
+            return [(name, output / name.name) for name in waiting]
         raise BadInput(f"no photograph matches {named}")
     raise BadInput(f"there is no file or folder {named}")
 
 
 def _in_folder(folder: Path, output: Path) -> list[tuple[Path, Path]]:
-    if output.resolve() == folder.resolve():
+    if output.exists() and output.samefile(folder):
         raise BadInput(f"{output} is the input folder; choose another output folder")
     found = []
     for root, folders, names in os.walk(folder):

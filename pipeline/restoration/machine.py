@@ -95,6 +95,13 @@ def free_bytes(device: torch.device) -> int:
     return min((count for count in found if count is not None), default=UNKNOWN)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, which torch's allocator for the CPU tells as a plain RuntimeError."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
 def _available(meminfo: Path) -> int | None:
     """What Linux says is available, in bytes."""
     if not meminfo.is_file():
@@ -104,8 +111,11 @@ def _available(meminfo: Path) -> int | None:
 
 
 def _limit(group: Path) -> int | None:
-    """What is left of a container's limit, in bytes."""
+    """What is left of a container's limit, in bytes; files that it has read can be let go."""
     limit, used = group / "memory.max", group / "memory.current"
     if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
         return None
-    return max(0, int(limit.read_text()) - int(used.read_text()))
+    stat = group / "memory.stat"
+    counts = (line.split() for line in stat.read_text().splitlines()) if stat.is_file() else ()
+    cached = next((int(count) for name, count in counts if name == "inactive_file"), 0)
+    return max(0, int(limit.read_text()) - int(used.read_text()) + cached)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import warnings
@@ -19,8 +20,11 @@ from datamodules.images import BadImage, pillow_faults
 FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
 """What is read and written, by Pillow's names, with the suffix of each."""
 ORIENTATION = 0x0112
-BITS, SAMPLES = 258, 339
-"""Tags of TIFF: bits of a sample, and whether it is an integer (1) or a float (3)."""
+BITS, SAMPLES, PLANES, INK = 258, 339, 284, 262
+"""Tags of TIFF: bits of a sample, whether it is an integer (1) or a float (3), whether the colours
+lie in planes of their own (2), and whether 0 is white (0)."""
+MULTI = "MPO"
+"""A JPEG that holds further pictures behind the first, as of two lenses or other exposures."""
 STRUCTURE = {
     *(254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 282, 283, 284, 296, 317, 320),
     *(322, 323, 324, 325, 330, 332, 338, 339, 347, 529, 530, 531, 532, 700, 34675),
@@ -71,10 +75,16 @@ def read_photograph(path: Path) -> Photograph:
             _check_kind(image, path)
             bits = _bits(image, data, path)
             image.load()
-            return _photograph(image, _decode_wide(data, path) if bits == 16 else None)
+            if bits < 16:
+                return _photograph(image, None)
+            wide = _decode_wide(data, path)
+            is_negative = getattr(image, "tag_v2", {}).get(INK) == 0
+            return _photograph(image, 65535 - wide if is_negative else wide)
 
 
 def _check_kind(image: Image.Image, path: Path) -> None:
+    if image.format == MULTI:
+        return
     if image.format not in FORMATS:
         known = ", ".join(FORMATS)
         raise BadImage(f"{path}: a {image.format} image; save it as one of {known}")
@@ -89,7 +99,12 @@ def _bits(image: Image.Image, data: bytes, path: Path) -> int:
     tags = getattr(image, "tag_v2", {})
     if 3 in np.atleast_1d(tags.get(SAMPLES, 1)):
         raise BadImage(f"{path}: an image of floats, whose white is unknown; save it with 16 bits")
-    return int(np.max(tags.get(BITS, 8)))
+    bits = int(np.max(tags.get(BITS, 8)))
+    if bits > 8 and bits != 16:
+        raise BadImage(f"{path}: has {bits} bits a sample; save it with 8 or 16")
+    if bits == 16 and tags.get(PLANES) == 2:
+        raise BadImage(f"{path}: its colours lie in separate planes; save it interleaved")
+    return bits
 
 
 def _photograph(image: Image.Image, wide: NDArray[Any] | None) -> Photograph:
@@ -97,6 +112,9 @@ def _photograph(image: Image.Image, wide: NDArray[Any] | None) -> Photograph:
     turn = TURNED.get(exif.get(ORIENTATION, 1), lambda a: a)
     kept = _kept(image, exif)
     remarks: list[str] = []
+    format = "JPEG" if image.format == MULTI else str(image.format)
+    if image.format == MULTI:
+        remarks.append("only the first of its pictures is restored")
     if image.mode == "CMYK":
         image = _from_cmyk(image, kept)
         remarks.append("CMYK became RGB")
@@ -105,7 +123,7 @@ def _photograph(image: Image.Image, wide: NDArray[Any] | None) -> Photograph:
     )
     array = _arranged(image) if wide is None else wide
     colours, alpha = _split(turn(array))
-    return Photograph(colours, alpha, is_grey, str(image.format or ""), kept, tuple(remarks))
+    return Photograph(colours, alpha, is_grey, format, kept, tuple(remarks))
 
 
 def _kept(image: Image.Image, exif: Image.Exif) -> dict[str, Any]:
@@ -123,14 +141,15 @@ def _kept(image: Image.Image, exif: Image.Exif) -> dict[str, Any]:
 
 def _from_cmyk(image: Image.Image, kept: dict[str, Any]) -> Image.Image:
     """By the image's own profile, which says what its inks are; it does not fit RGB."""
-    format, profile = image.format, kept.pop("icc_profile", None)
-    converted = image.convert("RGB")
+    profile = kept.pop("icc_profile", None)
     if profile:
-        inks, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-        found = ImageCms.profileToProfile(image, inks, srgb, outputMode="RGB")
-        converted = found or converted
-    converted.format = format
-    return converted
+        inks, srgb = io.BytesIO(profile), ImageCms.createProfile("sRGB")
+        with contextlib.suppress(ImageCms.PyCMSError):  # a damaged profile, or not of inks
+            found = ImageCms.profileToProfile(
+                image, ImageCms.ImageCmsProfile(inks), srgb, outputMode="RGB"
+            )
+            return found or image.convert("RGB")
+    return image.convert("RGB")
 
 
 def _arranged(image: Image.Image) -> NDArray[Any]:

@@ -103,16 +103,16 @@ def _open_pillow(image: Image.Image) -> Opened:
             np.array(image.convert("RGB")), lambda canvas: Image.fromarray(canvas).convert("L")
         )
     if image.has_transparency_data:
-        return _open_transparent(image.convert("RGBA"))
+        return _open_transparent(image.convert("RGBA"), is_grey=image.mode == "LA")
     return Opened(np.array(image.convert("RGB")), Image.fromarray)
 
 
-def _open_transparent(image: Image.Image) -> Opened:
+def _open_transparent(image: Image.Image, is_grey: bool) -> Opened:
     """The alpha is kept as it is."""
     alpha = image.getchannel("A")
 
     def give_back(canvas: Canvas) -> Picture:
-        restored = Image.fromarray(canvas)
+        restored = Image.fromarray(canvas).convert("L" if is_grey else "RGB")
         restored.putalpha(alpha)
         return restored
 

@@ -7,6 +7,8 @@ import logging
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +20,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from datamodules.files import atomic_write
 from datamodules.images import BadImage
+from pipeline.pretrained import find_model
 from pipeline.restoration.command import Settings
 from pipeline.restoration.encoding import encode_photograph
-from pipeline.restoration.inputs import Job
+from pipeline.restoration.inputs import Job, files_of, sheet_of
+from pipeline.restoration.machine import is_out_of_memory
 from pipeline.restoration.photographs import FORMATS, Photograph, read_photograph
 from pipeline.restoration.pictures import Canvas, Picture
 from pipeline.restoration.restorer import OnStep, Options, Progress, Restoration, Restorer
@@ -34,8 +38,10 @@ BAR = "{percentage:3.0f}%|{bar}| {n:.1f} of {total} photographs, {remaining} lef
 SHOWN = 0.05
 """Least probability of a degradation that is told."""
 
+_loading: list[Callable[[], Restorer]] = []
+"""Loads the restorer of this process, where photographs are shared out to several."""
 _restorers: list[Restorer] = []
-"""The one of this process, where photographs are shared out to several."""
+"""It, once it is loaded."""
 
 
 class Outcome(NamedTuple):
@@ -52,6 +58,7 @@ def restore_all(
     settings: Settings,
     model: str | None,
     device: str,
+    on_ready: Callable[[], None],
     on_done: Callable[[Job], None],
 ) -> int:
     """Restore photographs, with a bar of how far it is, and say what was found in each.
@@ -61,6 +68,7 @@ def restore_all(
         settings: how to restore.
         model: as `find_model` takes it.
         device: as `choose_device` takes it, or several with commas; `auto` takes all GPUs.
+        on_ready: told once, before anything is written.
         on_done: told of each photograph that was restored.
 
     Returns:
@@ -74,7 +82,7 @@ def restore_all(
     failed = 0
     with logging_redirect_tqdm(), tqdm(total=len(jobs), bar_format=BAR) as bar:
         share = _in_turn if len(devices) == 1 else _shared_out
-        for outcome in share(jobs, settings, model, devices, bar):
+        for outcome in share(jobs, settings, model, devices, on_ready, bar):
             bar.n = round(bar.n)
             if outcome.done:
                 on_done(outcome.job)
@@ -90,7 +98,7 @@ def restore_job(restorer: Restorer, job: Job, settings: Settings, on_step: OnSte
     try:
         return Outcome(job, _restore(restorer, job, settings, on_step), True)
     except FAULTS as error:
-        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
         text = str(error) or type(error).__name__
         named = text if str(job.source) in text else f"{job.source}: {text}"
@@ -98,9 +106,15 @@ def restore_job(restorer: Restorer, job: Job, settings: Settings, on_step: OnSte
 
 
 def _in_turn(
-    jobs: Sequence[Job], settings: Settings, model: str | None, devices: Sequence[str], bar: Any
+    jobs: Sequence[Job],
+    settings: Settings,
+    model: str | None,
+    devices: Sequence[str],
+    on_ready: Callable[[], None],
+    bar: Any,
 ) -> Iterator[Outcome]:
     restorer = _load(model, devices[0], settings)
+    on_ready()
     for number, job in enumerate(jobs):
         bar.set_postfix_str(job.source.name)
 
@@ -113,9 +127,16 @@ def _in_turn(
 
 
 def _shared_out(
-    jobs: Sequence[Job], settings: Settings, model: str | None, devices: Sequence[str], bar: Any
+    jobs: Sequence[Job],
+    settings: Settings,
+    model: str | None,
+    devices: Sequence[str],
+    on_ready: Callable[[], None],
+    bar: Any,
 ) -> Iterator[Outcome]:
     """A process for each device, which takes the next photograph when it is done with one."""
+    find_model(model)  # fetched and converted once
+    on_ready()
     context = multiprocessing.get_context("spawn")
     waiting = context.Queue()
     for device in devices:
@@ -125,15 +146,22 @@ def _shared_out(
         for future in as_completed([pool.submit(_work, job, settings) for job in jobs]):
             yield future.result()
             bar.update(1)
+    except BrokenProcessPool as error:
+        raise OSError(
+            "a process that restores was ended from outside, perhaps for want of memory; the same "
+            "command goes on"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start(model: str | None, waiting: Any, settings: Settings) -> None:
-    _restorers.append(_load(model, waiting.get(), settings))
+    _loading.append(partial(_load, model, waiting.get(), settings))
 
 
 def _work(job: Job, settings: Settings) -> Outcome:
+    if not _restorers:  # not at the start, where what is wrong could not be told
+        _restorers.append(_loading[0]())
     return restore_job(_restorers[0], job, settings, lambda progress: None)
 
 
@@ -176,11 +204,11 @@ def _restore(restorer: Restorer, job: Job, settings: Settings, on_step: OnStep) 
     remarks = _write(job.target, photograph, found, settings)
     if settings.compare:
         sheet = compare_sheet(photograph.pixels, _array(found.image), told(found))
-        _save(_beside(job.target, "compare"), sheet)
+        _save(sheet_of(job.target, "compare"), sheet)
     if strip is not None:
-        _save(_beside(job.target, "steps"), strip.picture())
+        _save(sheet_of(job.target, "steps"), strip.picture())
     if found.uncertainty is not None:
-        _save(_beside(job.target, "uncertainty"), uncertainty_map(found.uncertainty))
+        _save(sheet_of(job.target, "uncertainty"), uncertainty_map(found.uncertainty))
     tiles = f", {found.tiles} tiles" if found.tiles > 1 else ""
     notes = "".join(f"; {remark}" for remark in remarks)
     return f"{told(found)} -> {job.target} ({found.seconds:.1f} s{tiles}){notes}"
@@ -195,13 +223,13 @@ def told(found: Restoration) -> str:
 def _write(
     target: Path, photograph: Photograph, found: Restoration, settings: Settings
 ) -> tuple[str, ...]:
-    """The results; what could not be kept. The first is written last: it says that all is done."""
+    """Write the results; what could not be kept."""
     by_suffix = {suffix.lstrip("."): name for name, suffix in FORMATS.items()}
     format = by_suffix[settings.format] if settings.format else photograph.format
     remarks: tuple[str, ...] = ()
-    for number, candidate in reversed(list(enumerate(found.candidates, start=1))):
+    paths = files_of(target, len(found.candidates), ())
+    for path, candidate in zip(paths, found.candidates, strict=True):
         data, remarks = encode_photograph(photograph, _array(candidate), format)
-        path = target if number == 1 else target.with_stem(f"{target.stem}-{number}")
         with atomic_write(path) as file:
             file.write(data)
     return remarks
@@ -217,7 +245,3 @@ def _save(path: Path, picture: Image.Image) -> None:
     picture.save(buffer, "PNG")
     with atomic_write(path) as file:
         file.write(buffer.getvalue())
-
-
-def _beside(target: Path, kind: str) -> Path:
-    return target.with_name(f"{target.name}.{kind}.png")
