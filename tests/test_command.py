@@ -392,3 +392,32 @@ def test_what_is_wrong_is_told_with_several_devices_too(
     given = [str(photos), "-o", str(tmp_path / "out"), "-m", str(model), "--device", "cpu,cpu"]
     assert main([*given, "-d", "nois"]) == 1
     assert "if 'noisy' is meant" in capsys.readouterr().err
+
+
+def test_restored_beside_the_originals_in_another_format(
+    restore: Callable[..., int], photos: Path, tmp_path: Path
+) -> None:
+    given = [str(photos / "*.png"), "-o", str(photos), "-m", str(tmp_path / "model")]
+    assert main([*given, "--format", "webp", "--device", "cpu"]) == 0
+    assert (photos / "a.webp").is_file()
+
+
+def test_link_to_nothing_is_one_photographs_fault(
+    restore: Callable[..., int], photos: Path, tmp_path: Path
+) -> None:
+    (photos / "l.png").symlink_to(tmp_path / "gone.png")
+    Image.fromarray(photograph(37, 51)).save(tmp_path / "gone.png")
+    assert restore(photos) == 0
+    (tmp_path / "gone.png").unlink()
+    assert restore(photos) == 1
+    assert "l.png" in written(tmp_path / "out")
+
+
+def test_another_model_in_the_same_folder_restores_again(
+    restore: Callable[..., int], photos: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert restore(photos) == 0
+    os.utime(model / RESTORER, (1, 1))
+    capsys.readouterr()
+    assert restore(photos) == 0
+    assert "done already" not in capsys.readouterr().out

@@ -17,7 +17,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from datamodules.images import BadImage
-from pipeline.restoration.encoding import encode_photograph
+from pipeline.restoration.encoding import check_fits, encode_photograph
 from pipeline.restoration.photographs import FORMATS, read_photograph
 from tests.conftest import photograph
 
@@ -272,3 +272,56 @@ def test_what_a_format_does_not_hold_is_told(tmp_path: Path) -> None:
     assert told["WEBP"] == ("not kept in a WEBP of 8 bits: the resolution",)
     assert told["TIFF"] == ("not kept in a TIFF of 8 bits: XMP",)
     assert "EXIF" in told["BMP"][0] and "XMP" in told["BMP"][0]
+
+
+def test_what_cameras_write_goes_into_a_tiff(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = "2020:01:02 03:04:05"
+    exif.get_ifd(0x8825)[1] = "N"
+    picture().save(tmp_path / "a.jpg", exif=exif)
+    found = read_photograph(tmp_path / "a.jpg")
+    data, remarks = encode_photograph(found, found.pixels, "TIFF")
+    with Image.open(io.BytesIO(data)) as made:
+        assert np.array_equal(np.asarray(made), found.pixels)
+        assert made.getexif().get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05"
+        assert made.getexif().get_ifd(0x8825)[1] == "N"
+    assert not remarks
+
+
+def test_resolution_that_is_none_is_not_kept(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.asarray(picture()), resolution=(1, 1))
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        tags = [file.pages[0].tags[name] for name in ("XResolution", "YResolution")]
+    for tag in tags:
+        data[tag.valueoffset : tag.valueoffset + 8] = bytes(8)
+    (tmp_path / "a.tif").write_bytes(data)
+    found = read_photograph(tmp_path / "a.tif")
+    assert "dpi" not in found.kept
+    assert encode_photograph(found, found.pixels, "TIFF")[0]
+
+
+def test_more_metadata_than_a_jpeg_has_room_for_is_left_out_and_told(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png")
+    found = read_photograph(tmp_path / "a.png")._replace(kept={"xmp": b"x" * 70_000})
+    data, remarks = encode_photograph(found, found.pixels, "JPEG")
+    assert data and remarks == ("not kept in a JPEG of 8 bits: XMP",)
+
+
+@pytest.mark.parametrize(("format", "most"), [("JPEG", 65500), ("WEBP", 16383)])
+def test_photograph_too_long_for_a_format_is_refused_before_any_work(
+    format: str, most: int, tmp_path: Path
+) -> None:
+    picture().save(tmp_path / "a.png")
+    found = read_photograph(tmp_path / "a.png")
+    check_fits(found._replace(pixels=np.zeros((1, most, 3), np.uint8)), format)
+    long = found._replace(pixels=np.zeros((most + 1, 1, 3), np.uint8))
+    with pytest.raises(BadImage, match=f"more than a {format} holds"):
+        check_fits(long, format)
+    with pytest.raises(BadImage, match=f"cannot be written as {format}"):
+        encode_photograph(long, long.pixels, format)
+
+
+def test_damaged_profile_of_inks_does_not_stop_a_photograph(tmp_path: Path) -> None:
+    picture().convert("CMYK").save(tmp_path / "a.tif", icc_profile=b"junk" * 50)
+    assert read_photograph(tmp_path / "a.tif").pixels.shape == (30, 44, 3)

@@ -254,7 +254,9 @@ def test_what_is_no_image_is_refused(restorer: Restorer, image: Any, message: st
     [
         ({"steps": 0}, "steps must be in 1..100 .* got 0"),
         ({"steps": 101}, "got 101"),
-        ({"seed": -1}, "seed must be 0 or more"),
+        ({"seed": -1}, "seed must be in 0.."),
+        ({"seed": 2**63}, "got 9223372036854775808"),
+        ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
         ({"tile": 63}, "64 pixels or more, got 63"),
         ({"tile": "big"}, "got 'big'"),
         ({"strength": 1.1}, "strength must be in 0..1, got 1.1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +21,13 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks its own page
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that its folder is deleted
+    with tempfile.TemporaryDirectory(prefix="restore-page-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "gradio")  # no other user reads it
+        return _serve(chosen, Path(folder))
+
+
+def _serve(chosen: argparse.Namespace, folder: Path) -> int:
     logger.info("loading ...")
     from pipeline.app.examples import make_examples
     from pipeline.app.page import CSS, build, theme
@@ -29,24 +37,23 @@ def main(arguments: list[str] | None = None) -> int:
     limits = Limits(chosen.megabytes, chosen.megapixels, chosen.minutes, chosen.waiting)
     try:
         restorer = Restorer.from_pretrained(chosen.model, device=chosen.device)
-        with tempfile.TemporaryDirectory(prefix="restore-page-") as folder:
-            service = Service(restorer, Path(folder) / "results", limits)
-            page = build(service, make_examples(Path(folder) / "examples"))
-            page.queue(max_size=limits.waiting)
-            page.launch(
-                server_name=chosen.host,
-                server_port=chosen.port,
-                max_file_size=f"{limits.megabytes}mb",
-                share=False,
-                quiet=True,
-                theme=theme(),
-                css=CSS,
-                footer_links=[],
-                ssr_mode=False,
-                prevent_thread_lock=True,
-            )
-            logger.info("the page is at http://%s:%d; Ctrl-C ends it", chosen.host, chosen.port)
-            page.block_thread()
+        service = Service(restorer, folder / "results", limits)
+        page = build(service, make_examples(folder / "examples"))
+        page.queue(max_size=limits.waiting)
+        page.launch(
+            server_name=chosen.host,
+            server_port=chosen.port,
+            max_file_size=f"{limits.megabytes}mb",
+            share=False,
+            quiet=True,
+            theme=theme(),
+            css=CSS,
+            footer_links=[],
+            ssr_mode=False,
+            prevent_thread_lock=True,
+        )
+        logger.info("the page is at http://%s:%d; Ctrl-C ends it", chosen.host, chosen.port)
+        page.block_thread()
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -19,7 +19,7 @@ SAID = (
     "Blur, haze, JPEG, darkness, noise, drops, rain, shadow, snow, holes: the model finds what "
     "ails your photograph, and restores it. It never leaves this machine."
 )
-TILES: dict[str, Tile] = {"auto": "auto", "whole image": None, "256": 256, "512": 512, "1024": 1024}
+TILES: dict[str, Tile] = {"auto": "auto", "256": 256, "512": 512, "1024": 1024}
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 #examples, #examples .grid-wrap { height: auto !important; max-height: none; min-height: 0; }

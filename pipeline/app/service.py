@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from datamodules.files import atomic_write
 from datamodules.images import BadImage, count_pixels
-from pipeline.restoration.encoding import encode_photograph
+from pipeline.restoration.encoding import check_fits, encode_photograph
 from pipeline.restoration.machine import is_out_of_memory
 from pipeline.restoration.photographs import Photograph, read_photograph
 from pipeline.restoration.pictures import LEVELS, Canvas
@@ -113,6 +113,10 @@ class Service:
             Cancelled: the session has cancelled it.
         """
         photograph = self.open(path)
+        try:
+            check_fits(photograph, photograph.format)
+        except BadImage as error:
+            raise Refused(str(error)) from error
         cancelled = self._cancelled[session] = threading.Event()
         deadline = time.monotonic() + 60 * self.limits.minutes
 
@@ -139,7 +143,10 @@ class Service:
         finally:
             self._cancelled.pop(session, None)
         assert isinstance(found.image, np.ndarray)
-        data, remarks = encode_photograph(photograph, found.image, photograph.format)
+        try:
+            data, remarks = encode_photograph(photograph, found.image, photograph.format)
+        except BadImage as error:
+            raise Refused(f"{path.name}: {error}") from error
         tiles = f" in {found.tiles} tiles" if found.tiles > 1 else ""
         said = [f"{found.calls} network calls{tiles}, {found.seconds:.1f} seconds", *remarks]
         return Result(

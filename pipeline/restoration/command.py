@@ -53,9 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     settings = Settings(**{name: getattr(chosen, name) for name in Settings._fields})
     try:
         suffix = None if settings.format is None else f".{settings.format}"
-        jobs = find_jobs(chosen.inputs, chosen.output, suffix, sys.stdin)
-        check_files(jobs, settings.candidates, settings.sheets)
         record = Record(chosen.output / RECORD, settings, chosen.model)
+        jobs = find_jobs(chosen.inputs, chosen.output, suffix, sys.stdin, record.made())
+        check_files(jobs, settings.candidates, settings.sheets)
         waiting = [job for job in jobs if chosen.overwrite or not record.has(job)]
         if not chosen.overwrite:
             record.check_foreign(waiting)
@@ -93,7 +93,7 @@ class Record:
     def __init__(self, path: Path, settings: Settings, model: str | None) -> None:
         """Read what there is; a line that was cut off counts for nothing."""
         self._path, self._settings = path, settings
-        self._how = [model, *settings]
+        self._how = [model, _version(model), *settings]
         self._done: dict[str, Any] = {}
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
             try:
@@ -101,6 +101,10 @@ class Record:
                 self._done[entry["target"]] = entry
             except (ValueError, KeyError, TypeError):
                 continue
+
+    def made(self) -> set[Path]:
+        """Absolute names of the files that were made, or begun."""
+        return {(self._path.parent / name).absolute() for name in self._done}
 
     def has(self, job: Any) -> bool:
         """Whether a photograph as it now is has been restored in this way, and is there."""
@@ -149,6 +153,17 @@ class Record:
             return {}
         source = [str(job.source.resolve()), about.st_size, about.st_mtime_ns]
         return {"target": self._name(job.target), "source": source, "how": self._how}
+
+
+def _version(model: str | None) -> list[int] | None:
+    """Tells whether a model that lies in a folder is still the same."""
+    from pipeline.pretrained import RESTORER, SHIPPED
+
+    folder = SHIPPED if model in (None, "shipped") else Path(str(model))
+    for file in (folder / RESTORER, folder / "restorer" / "model.safetensors"):
+        if file.is_file():
+            return [file.stat().st_size, file.stat().st_mtime_ns]
+    return None
 
 
 def _tell_waiting(count: int, waiting: int) -> None:

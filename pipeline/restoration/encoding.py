@@ -13,6 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
+from datamodules.images import BadImage
 from pipeline.restoration.photographs import Photograph
 from pipeline.restoration.pictures import Canvas, grey, narrow
 
@@ -31,11 +32,31 @@ HELD = {
 HELD_WIDE = {"PNG": HELD["PNG"], "TIFF": {"icc_profile", "dpi"}}
 """Likewise, of 16 bits."""
 NAMES = {"exif": "EXIF", "icc_profile": "the colour profile", "xmp": "XMP", "dpi": "the resolution"}
+LONGEST = {"JPEG": 65500, "WEBP": 16383}
+"""Longer side of an image that a format can hold, in pixels."""
+ROOM = {"exif": 65533, "xmp": 65504}
+"""Bytes that a JPEG has for them."""
+SUB_IFDS = {0x8769, 0x8825}
+"""Tags of EXIF that Pillow writes into a TIFF only where it is not compressed: camera and GPS."""
 SAVING: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95},
     "TIFF": {"compression": "tiff_adobe_deflate"},
 }
+
+
+def check_fits(photograph: Photograph, format: str) -> None:
+    """Refuse a photograph that a format cannot hold, before it is restored.
+
+    Raises:
+        BadImage: it is too large.
+    """
+    height, width = photograph.pixels.shape[:2]
+    most = LONGEST.get(format)
+    if most and max(height, width) > most:
+        raise BadImage(
+            f"{width} x {height} pixels are more than a {format} holds; choose another format"
+        )
 
 
 def encode_photograph(
@@ -50,7 +71,17 @@ def encode_photograph(
 
     Returns:
         The bytes of the file, and what could not be kept in this format.
+
+    Raises:
+        BadImage: it cannot be written so.
     """
+    try:
+        return _encode(photograph, pixels, format)
+    except (RuntimeError, ValueError, OSError, struct.error) as error:
+        raise BadImage(f"cannot be written as {format} ({error}); choose another") from error
+
+
+def _encode(photograph: Photograph, pixels: Canvas, format: str) -> tuple[bytes, tuple[str, ...]]:
     remarks = list(photograph.remarks)
     if pixels.dtype == np.uint16 and format not in WIDE:
         remarks.append(f"{format} has 8 bits a channel, the photograph had 16")
@@ -64,6 +95,8 @@ def encode_photograph(
     if photograph.alpha is not None:
         array = np.concatenate([array, photograph.alpha[..., None]], axis=2)
     held = HELD[format] if pixels.dtype == np.uint8 else HELD_WIDE[format]
+    if format == "JPEG":
+        held = held - {name for name, room in ROOM.items() if _size(photograph, name) > room}
     kept = {name: value for name, value in photograph.kept.items() if name in held}
     if lost := [NAMES[name] for name in photograph.kept if name not in held]:
         bits = 8 * pixels.itemsize
@@ -84,8 +117,17 @@ def _encode_narrow(array: NDArray[Any], format: str, kept: dict[str, Any]) -> by
         del kept["xmp"]
     if format == "WEBP" and image.mode == "LA":
         image = image.convert("RGBA")
-    image.save(buffer, format, **SAVING.get(format, {}), **kept)
+    options = SAVING.get(format, {})
+    if format == "TIFF" and "exif" in kept:
+        exif = Image.Exif()
+        exif.load(kept["exif"])
+        options = {} if SUB_IFDS & set(exif) else options
+    image.save(buffer, format, **options, **kept)
     return buffer.getvalue()
+
+
+def _size(photograph: Photograph, name: str) -> int:
+    return len(photograph.kept.get(name, b""))
 
 
 def _encode_wide_png(array: NDArray[Any], kept: dict[str, Any]) -> bytes:

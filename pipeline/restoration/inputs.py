@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,28 +55,32 @@ def check_files(jobs: Sequence[Job], candidates: int, sheets: Sequence[str]) -> 
 
 
 def find_jobs(
-    inputs: Sequence[str], output: Path, suffix: str | None, lines: Iterable[str]
+    inputs: Sequence[str],
+    output: Path,
+    suffix: str | None,
+    lines: Iterable[str],
+    made: Container[Path] = (),
 ) -> list[Job]:
     """List the photographs to restore, each once.
 
-    A folder's photographs keep their sub-folders. Hidden files are passed over, and what a folder,
-    a pattern or `lines` name in the output folder.
+    A folder's photographs keep their sub-folders; hidden files and what lies in the output
+    folder are passed over, and what patterns and `lines` name of what was made before.
 
     Args:
         inputs: files, folders, patterns such as `scans/**/*.tif`, or `-` for names in `lines`.
         output: the folder to write to.
         suffix: of the restored files, such as `.png`; None keeps each one's.
         lines: names of files, folders or patterns, one a line.
+        made: absolute names of files that were made before.
 
     Raises:
         BadInput: there is no such photograph, two go to one file, or one would be overwritten.
     """
     jobs: dict[Path, Path] = {}
-    made = output.resolve()
     for named, is_line in _names(inputs, lines):
-        if is_line and made in Path(named).resolve().parents:
+        if is_line and Path(named).absolute() in made:
             continue
-        for source, target in _expanded(named, output):
+        for source, target in _expanded(named, output, made):
             target = target.with_suffix(suffix or target.suffix)
             other = jobs.setdefault(target, source)
             if other.resolve() != source.resolve():
@@ -84,7 +88,7 @@ def find_jobs(
                     f"{other} and {source} would both be restored to {target}; restore them to "
                     "two folders"
                 )
-            if target.exists() and target.samefile(source):
+            if target.exists() and source.exists() and target.samefile(source):
                 raise BadInput(f"{source} would be overwritten; choose another output folder")
     if not jobs:
         raise BadInput("no photograph was named on standard input")
@@ -100,7 +104,7 @@ def _names(inputs: Sequence[str], lines: Iterable[str]) -> Iterator[tuple[str, b
             yield named, False
 
 
-def _expanded(named: str, output: Path) -> list[tuple[Path, Path]]:
+def _expanded(named: str, output: Path, made: Container[Path]) -> list[tuple[Path, Path]]:
     """The photographs of one name, and where they go."""
     path = Path(named)
     if path.is_dir():
@@ -109,10 +113,8 @@ def _expanded(named: str, output: Path) -> list[tuple[Path, Path]]:
         return [(path, output / path.name)]
     if glob.has_magic(named):
         found = sorted(Path(name) for name in glob.glob(named, recursive=True))  # noqa: PTH207
-        made = output.resolve()
-        files = [name for name in found if name.is_file()]
-        if waiting := [name for name in files if made not in name.resolve().parents]:
-            return [(name, output / name.name) for name in waiting]
+        if files := [name for name in found if name.is_file() and name.absolute() not in made]:
+            return [(name, output / name.name) for name in files]
         raise BadInput(f"no photograph matches {named}")
     raise BadInput(f"there is no file or folder {named}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -129,7 +130,10 @@ def _photograph(image: Image.Image, wide: NDArray[Any] | None) -> Photograph:
 def _kept(image: Image.Image, exif: Image.Exif) -> dict[str, Any]:
     for tag in {ORIENTATION, *STRUCTURE} & set(exif):
         del exif[tag]
-    kept = {name: image.info[name] for name in ("icc_profile", "dpi") if image.info.get(name)}
+    kept = {"icc_profile": profile} if (profile := image.info.get("icc_profile")) else {}
+    dpi = image.info.get("dpi")
+    if dpi and all(math.isfinite(dots) and dots > 0 for dots in dpi):
+        kept["dpi"] = dpi
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     if xmp:
         text = xmp if isinstance(xmp, bytes) else str(xmp).encode()
@@ -144,7 +148,7 @@ def _from_cmyk(image: Image.Image, kept: dict[str, Any]) -> Image.Image:
     profile = kept.pop("icc_profile", None)
     if profile:
         inks, srgb = io.BytesIO(profile), ImageCms.createProfile("sRGB")
-        with contextlib.suppress(ImageCms.PyCMSError):  # a damaged profile, or not of inks
+        with contextlib.suppress(ImageCms.PyCMSError, OSError):  # a damaged profile, or not of inks
             found = ImageCms.profileToProfile(
                 image, ImageCms.ImageCmsProfile(inks), srgb, outputMode="RGB"
             )

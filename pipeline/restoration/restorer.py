@@ -24,6 +24,7 @@ from pipeline.restoration.choice import parse_choice, steer
 from pipeline.restoration.machine import auto_side, choose_device, choose_dtype
 from pipeline.restoration.pictures import Canvas, Given, Picture, check_canvas, open_picture
 
+MOST_SEED = 2**63
 Tile = int | Literal["auto"] | None
 
 
@@ -260,8 +261,11 @@ class Restorer:
         """
         if steps is not None and not 1 <= steps <= self.T:
             raise ValueError(f"steps must be in 1..{self.T} with this model, got {steps}")
-        if seed < 0:
-            raise ValueError(f"the seed must be 0 or more, got {seed}")
+        for name, number in (("steps", steps or 1), ("seed", seed), ("candidates", candidates)):
+            if not isinstance(number, int):
+                raise ValueError(f"{name} must be a whole number, got {number!r}")
+        if not 0 <= seed < MOST_SEED:
+            raise ValueError(f"the seed must be in 0..{MOST_SEED - 1}, got {seed}")
         if tile not in ("auto", None) and (not isinstance(tile, int) or tile < SMALLEST):
             raise ValueError(f"tile must be auto, None or {SMALLEST} pixels or more, got {tile!r}")
         if not 0 <= strength <= 1:

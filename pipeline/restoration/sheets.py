@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import cv2
@@ -49,10 +48,10 @@ class StepStrip:
         """Take what a call has made of a tile, into the picture of its step."""
         picture = self._pictures[(progress.done - 1) % self._steps + 1]
         (height, width), tile = self._size, progress.tile
-        rows, columns = picture.shape[0] / height, picture.shape[1] / width
-        top, left = math.floor(tile.top * rows), math.floor(tile.left * columns)
-        bottom = max(top + 1, math.floor((tile.top + tile.height) * rows))
-        right = max(left + 1, math.floor((tile.left + tile.width) * columns))
+        rows, columns, _ = picture.shape
+        top, left = tile.top * rows // height, tile.left * columns // width
+        bottom = max(top + 1, (tile.top + tile.height) * rows // height)
+        right = max(left + 1, (tile.left + tile.width) * columns // width)
         state = np.rint(progress.state().permute(1, 2, 0).numpy() * 255).astype(np.uint8)
         place = picture[top:bottom, left:right]
         place[:] = cv2.resize(state, place.shape[1::-1], interpolation=cv2.INTER_AREA)

@@ -22,7 +22,7 @@ from datamodules.files import atomic_write
 from datamodules.images import BadImage
 from pipeline.pretrained import find_model
 from pipeline.restoration.command import Settings
-from pipeline.restoration.encoding import encode_photograph
+from pipeline.restoration.encoding import check_fits, encode_photograph
 from pipeline.restoration.inputs import Job, files_of, sheet_of
 from pipeline.restoration.machine import is_out_of_memory
 from pipeline.restoration.photographs import FORMATS, Photograph, read_photograph
@@ -192,6 +192,8 @@ def _options(settings: Settings) -> Options:
 def _restore(restorer: Restorer, job: Job, settings: Settings, on_step: OnStep) -> str:
     """Restore a photograph and write all that is wanted of it; what to tell the user."""
     photograph = read_photograph(job.source)
+    format = _format(photograph, settings)
+    check_fits(photograph, format)
     steps = settings.steps or restorer.steps
     strip = StepStrip(photograph.pixels, steps) if settings.save_steps else None
 
@@ -201,7 +203,7 @@ def _restore(restorer: Restorer, job: Job, settings: Settings, on_step: OnStep) 
         on_step(progress)
 
     found = restorer.restore_pixels(photograph.pixels, on_step=on_call, **_options(settings))
-    remarks = _write(job.target, photograph, found, settings)
+    remarks = _write(job.target, photograph, found, format)
     if settings.compare:
         sheet = compare_sheet(photograph.pixels, _array(found.image), told(found))
         _save(sheet_of(job.target, "compare"), sheet)
@@ -220,12 +222,15 @@ def told(found: Restoration) -> str:
     return ", ".join(f"{word} {share:.0%}" for word, share in likely)
 
 
+def _format(photograph: Photograph, settings: Settings) -> str:
+    by_suffix = {suffix.lstrip("."): name for name, suffix in FORMATS.items()}
+    return by_suffix[settings.format] if settings.format else photograph.format
+
+
 def _write(
-    target: Path, photograph: Photograph, found: Restoration, settings: Settings
+    target: Path, photograph: Photograph, found: Restoration, format: str
 ) -> tuple[str, ...]:
     """Write the results; what could not be kept."""
-    by_suffix = {suffix.lstrip("."): name for name, suffix in FORMATS.items()}
-    format = by_suffix[settings.format] if settings.format else photograph.format
     remarks: tuple[str, ...] = ()
     paths = files_of(target, len(found.candidates), ())
     for path, candidate in zip(paths, found.candidates, strict=True):
