@@ -41,10 +41,10 @@ def export(model: str | Path, folder: Path, half: bool = False) -> None:
     found = find_model(model)
     if (folder / RESTORER).exists():
         raise BadModel(f"there is a model in {folder} already; choose another folder")
-    save_copies(found[:2], (folder / CONTROLLER, folder / RESTORER), half)
-    write_json(folder / ABOUT, {"name": folder.resolve().name, "sampling": found.sampling})
     figures = Path(model) / FIGURES
     found_figures = read_json(figures) if figures.is_file() else None
+    save_copies(found[:2], (folder / CONTROLLER, folder / RESTORER), half)
+    write_json(folder / ABOUT, {"name": folder.resolve().name, "sampling": found.sampling})
     with atomic_write(folder / CARD) as file:
         file.write(card(folder, found_figures).encode())
 
@@ -82,7 +82,11 @@ def push(folder: Path, repository: str) -> str:
         BadModel: the folder has no whole model, or the Hub does not take it.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        HTTPError,  # type: ignore[attr-defined]  # of the client library that this one uses
+        LocalTokenNotFoundError,
+    )
 
     found = find_model(folder)
     load_pair(found.controller, found.restorer)
@@ -94,7 +98,7 @@ def push(folder: Path, repository: str) -> str:
             folder_path=folder,
             allow_patterns=[CONTROLLER, RESTORER, ABOUT, CARD],
         )
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+    except (HTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
         raise BadModel(
             f"{repository} was not published: {str(error).strip().partition(chr(10))[0]}. It "
             "takes a network and a token that may write there: `hf auth login`, or HF_TOKEN"
@@ -124,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
             logger.info("published: %s", push(chosen.folder, chosen.repository))
         else:
             return _fetch_all()
-    except (BadModel, OSError) as error:
+    except (ValueError, OSError) as error:
         logger.error("error: %s", error)
         return 1
     return 0

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack, overload
 
@@ -262,7 +263,7 @@ class Restorer:
         if steps is not None and not 1 <= steps <= self.T:
             raise ValueError(f"steps must be in 1..{self.T} with this model, got {steps}")
         for name, number in (("steps", steps or 1), ("seed", seed), ("candidates", candidates)):
-            if not isinstance(number, int):
+            if not isinstance(number, Integral):
                 raise ValueError(f"{name} must be a whole number, got {number!r}")
         if not 0 <= seed < MOST_SEED:
             raise ValueError(f"the seed must be in 0..{MOST_SEED - 1}, got {seed}")
