@@ -82,9 +82,9 @@ def push(folder: Path, repository: str) -> str:
         BadModel: the folder has no whole model, or the Hub does not take it.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
         HFValidationError,
-        HTTPError,  # type: ignore[attr-defined]  # of the client library that this one uses
+        HTTPError,  # of the client library that this one uses
         LocalTokenNotFoundError,
     )
 
