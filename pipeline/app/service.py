@@ -148,7 +148,8 @@ class Service:
         except BadImage as error:
             raise Refused(f"{path.name}: {error}") from error
         tiles = f" in {found.tiles} tiles" if found.tiles > 1 else ""
-        said = [f"{found.calls} network calls{tiles}, {found.seconds:.1f} seconds", *remarks]
+        calls = "1 network call" if found.calls == 1 else f"{found.calls} network calls"
+        said = [f"{calls}{tiles}, {found.seconds:.1f} seconds", *remarks]
         return Result(
             preview(photograph.pixels),
             preview(found.image),
