@@ -235,12 +235,14 @@ def test_first_picture_of_a_jpeg_with_several_is_restored(tmp_path: Path) -> Non
         (np.uint32, {"photometric": "minisblack"}, "has 32 bits a sample"),
         (np.int32, {"photometric": "minisblack"}, "has 32 bits a sample"),
         (np.uint16, {"photometric": "rgb", "planarconfig": "separate"}, "in separate planes"),
+        (np.uint16, {"photometric": "rgb", "extrasamples": ["assocalpha"]}, "multiplied into"),
     ],
 )
 def test_kinds_of_tiff_that_would_be_misread_are_refused(
     kind: type, options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    shape = (3, 20, 30) if "planarconfig" in options else (20, 30)
+    shapes = {"planarconfig": (3, 20, 30), "extrasamples": (20, 30, 4)}
+    shape = next((shapes[name] for name in options if name in shapes), (20, 30))
     tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, kind), **options)
     with pytest.raises(BadImage, match=message):
         read_photograph(tmp_path / "a.tif")

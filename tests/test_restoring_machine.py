@@ -69,3 +69,16 @@ def test_automatic_precision_is_fast_where_that_is_safe(
     noise = data._replace(parameterisation=from_noise)
     assert machine.choose_dtype("auto", CPU, noise) == torch.float32
     assert machine.choose_dtype("bfloat16", CPU, noise) == torch.bfloat16
+
+
+def test_limits_of_a_service_and_of_what_it_lies_in_are_read(tmp_path: Path) -> None:
+    own, root = tmp_path / "cgroup", tmp_path / "fs"
+    own.write_text("1:name=systemd:/x\n0::/system.slice/page.service\n")
+    groups = machine._groups(own, root)
+    assert groups == [root / "system.slice/page.service", root / "system.slice", root]
+    assert machine._groups(tmp_path / "gone", root) == [root]
+    groups[0].mkdir(parents=True)
+    (groups[0] / "memory.max").write_text("8000\n")
+    (groups[0] / "memory.current").write_text("5000\n")
+    (groups[0] / "memory.stat").write_text("anon 3000\ninactive_file 1500\n")
+    assert [machine._limit(group) for group in groups] == [4500, None, None]

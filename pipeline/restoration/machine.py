@@ -91,7 +91,8 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    found = [_available(Path("/proc/meminfo")), _limit(Path("/sys/fs/cgroup"))]
+    groups = _groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    found = [_available(Path("/proc/meminfo")), *(_limit(group) for group in groups)]
     return min((count for count in found if count is not None), default=UNKNOWN)
 
 
@@ -108,6 +109,14 @@ def _available(meminfo: Path) -> int | None:
         return None
     lines = (line.split() for line in meminfo.read_text().splitlines())
     return next((int(line[1]) * 1024 for line in lines if line[0] == "MemAvailable:"), None)
+
+
+def _groups(own: Path, root: Path) -> list[Path]:
+    """The control group that this process is in, and those around it, as a service or container."""
+    lines = own.read_text().splitlines() if own.is_file() else []
+    name = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    group = root / name
+    return [group, *(around for around in group.parents if around.is_relative_to(root))]
 
 
 def _limit(group: Path) -> int | None:

@@ -21,9 +21,10 @@ from datamodules.images import BadImage, pillow_faults
 FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
 """What is read and written, by Pillow's names, with the suffix of each."""
 ORIENTATION = 0x0112
-BITS, SAMPLES, PLANES, INK = 258, 339, 284, 262
+BITS, SAMPLES, PLANES, INK, EXTRA = 258, 339, 284, 262, 338
 """Tags of TIFF: bits of a sample, whether it is an integer (1) or a float (3), whether the colours
-lie in planes of their own (2), and whether 0 is white (0)."""
+lie in planes of their own (2), whether 0 is white (0), and whether an alpha is multiplied into the
+colours (1)."""
 MULTI = "MPO"
 """A JPEG that holds further pictures behind the first, as of two lenses or other exposures."""
 STRUCTURE = {
@@ -105,6 +106,10 @@ def _bits(image: Image.Image, data: bytes, path: Path) -> int:
         raise BadImage(f"{path}: has {bits} bits a sample; save it with 8 or 16")
     if bits == 16 and tags.get(PLANES) == 2:
         raise BadImage(f"{path}: its colours lie in separate planes; save it interleaved")
+    if bits == 16 and 1 in np.atleast_1d(tags.get(EXTRA, 0)):
+        raise BadImage(
+            f"{path}: its alpha is multiplied into its colours; save it with straight alpha"
+        )
     return bits
 
 
