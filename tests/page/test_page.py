@@ -202,7 +202,7 @@ def test_work_is_cancelled(page: Page, tmp_path: Path) -> None:
     steps.fill("1")
     steps.press("Tab")
     page.locator("#restore").click()  # the worker is free again
-    expect(page.locator("#told")).to_contain_text("1 network calls", timeout=WAIT)
+    expect(page.locator("#told")).to_contain_text("1 network call,", timeout=WAIT)
 
 
 def test_keyboard_reaches_everything(page: Page, tmp_path: Path) -> None:
