@@ -89,7 +89,9 @@ class Service:
                 f"{self.limits.megapixels}. The restore command takes more"
             )
         try:
-            return read_photograph(path)
+            photograph = read_photograph(path)
+            check_fits(photograph, photograph.format)
+            return photograph
         except BadImage as error:
             raise Refused(str(error).replace(str(path), path.name)) from error
 
@@ -113,10 +115,6 @@ class Service:
             Cancelled: the session has cancelled it.
         """
         photograph = self.open(path)
-        try:
-            check_fits(photograph, photograph.format)
-        except BadImage as error:
-            raise Refused(str(error)) from error
         cancelled = self._cancelled[session] = threading.Event()
         deadline = time.monotonic() + 60 * self.limits.minutes
 
