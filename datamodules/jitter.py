@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from datamodules.degradations._common import LEVELS, to_pixels
 from datamodules.images import Pixels
-
-LEVELS = np.arange(256) / 255
 
 
 def jitter(clean: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
@@ -22,6 +21,6 @@ def jitter(clean: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
     """
     gamma, gain, *colours = np.exp(strength * rng.uniform(-1, 1, 5) * [1, 1, 0.25, 0.25, 0.25])
     curves = LEVELS[:, None] ** gamma * gain * colours
-    table = np.rint(np.clip(curves, 0, 1) * 255).astype(np.uint8)
+    table = to_pixels(curves)
     jittered: Pixels = np.stack([table[clean[..., c], c] for c in range(3)], axis=-1)
     return jittered
