@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.profilers import Profiler
 from torch import Tensor
 
@@ -90,6 +91,17 @@ class Throughput(Callback):
             logger.log_metrics(values, trainer.global_step)
         self.clock.seconds = dict.fromkeys(self.clock.seconds, 0.0)
         self._images, self._step = 0, trainer.global_step
+
+
+class Average(EMAWeightAveraging):
+    """Lightning's, whose averages are the result also where a run goes on at its last step.
+
+    There it ends without a step, and Lightning's own would leave the last weights as they are.
+    """
+
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Put the averages in place, if they are not there yet."""
+        self.on_train_end(trainer, module)
 
 
 class Confusion(Callback):

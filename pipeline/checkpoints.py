@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import nn
 
 from datamodules.files import atomic_write
 
@@ -88,6 +89,20 @@ def newest_checkpoint(folder: Path) -> Path | None:
             f"all {len(found)} checkpoints in {folder} are damaged; delete them to train anew"
         )
     return None
+
+
+def take_best(folder: Path, module: nn.Module) -> None:
+    """Give a module the weights that validated best, averaged ones where averages are validated.
+
+    Where they are damaged, it keeps what it has, with a warning.
+    """
+    path = folder / f"{BEST}.ckpt"
+    if fault := _fault_of(path):
+        log.warning("%s is damaged (%s); the last weights are kept in their place", path, fault)
+        return
+    best = torch.load(path, map_location="cpu", weights_only=True)
+    module.load_state_dict(best["state_dict"])
+    log.info("the weights of step %d validated best and are kept", best["global_step"])
 
 
 def _fault_of(path: Path) -> str | None:

@@ -16,6 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 Node = dict[str, Any]
 """A `_target_` with its arguments, or plain settings of a free form."""
+KEEP = ("last", "best")
+"""Which weights of a training are its result."""
 
 
 class ConfigError(ValueError):
@@ -82,6 +84,7 @@ class ControllerConfig:
     min_lr_share: float = MISSING
     val_every: int = MISSING
     val_per_task: int = MISSING
+    keep: str = MISSING
     optimizer: Node = MISSING
 
 
@@ -120,6 +123,7 @@ class RestorerConfig:
     val_every: int = MISSING
     val_per_task: int = MISSING
     val_calls: int = MISSING
+    keep: str = MISSING
     network: Node = MISSING
     optimizer: Node = MISSING
 
@@ -261,12 +265,13 @@ def _check_ranges(config: Config) -> None:
         "restorer.batch_size": (config.restorer.batch_size, 1),
         "evaluate.batch_size": (config.evaluate.batch_size, 1),
     }
-    for stage, clip_norm in (
-        ("controller", config.controller.clip_norm),
-        ("restorer", config.restorer.clip_norm),
-    ):
-        if clip_norm is not None and not clip_norm > 0:
-            raise ConfigError(f"{stage}.clip_norm={clip_norm}; give more than 0, or null")
+    stages: dict[str, ControllerConfig | RestorerConfig]
+    stages = {"controller": config.controller, "restorer": config.restorer}
+    for name, stage in stages.items():
+        if stage.clip_norm is not None and not stage.clip_norm > 0:
+            raise ConfigError(f"{name}.clip_norm={stage.clip_norm}; give more than 0, or null")
+        if stage.keep not in KEEP:
+            raise ConfigError(f"{name}.keep={stage.keep}; choose one of: {', '.join(KEEP)}")
     least_zero = {
         "controller.jitter": config.controller.jitter,
         "restorer.jitter": config.restorer.jitter,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from datamodules.datasets import collate
 from datamodules.mixed import MixedData
@@ -15,7 +14,7 @@ from modules.restorer import Denoiser, make_sampling
 from modules.restorer_module import RestorerModule
 from modules.sde import make_tables
 from modules.unet import ConditionalUNet
-from pipeline.callbacks import Samples
+from pipeline.callbacks import Average, Samples
 from pipeline.config import Config, ConfigError, build
 from pipeline.models import build_network, load_controller, save_restorer, start_from
 from pipeline.perceptual import training_scores
@@ -66,7 +65,7 @@ def run(config: Config, folder: Path) -> None:
         stage.patch if stage.view else None,
         (stage.true_words, stage.swapped),
     )
-    average = EMAWeightAveraging(
+    average = Average(
         decay=stage.ema_decay, update_every_n_steps=stage.ema_every, use_buffers=False
     )
     trainer = fit(config, stage, folder, module, data, "val_psnr", [average, Samples(folder)])

@@ -14,10 +14,12 @@ from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from datamodules.files import remove_partial
 from modules.optim import warmup_cosine
 from pipeline.callbacks import Throughput
-from pipeline.checkpoints import LAST, WholeFiles, keep_checkpoints, newest_checkpoint
+from pipeline.checkpoints import LAST, WholeFiles, keep_checkpoints, newest_checkpoint, take_best
 from pipeline.config import Config, ConfigError, ControllerConfig, RestorerConfig
 from pipeline.guards import GradientGuard
 from pipeline.loggers import loggers
+from pipeline.models import device_of
+from pipeline.restoration.machine import multiplies_bfloat16
 from pipeline.stop_in_order import StopInOrder
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,8 @@ def fit(
 ) -> Trainer:
     """Train to the stage's last step, from its last checkpoint where there is one.
 
-    `monitor` is the validation metric by which the best checkpoint is chosen.
+    `monitor` is the validation metric by which the best checkpoint is chosen. Afterwards the module
+    of the first process has the weights to keep, as `stage.keep` says: the last, or the best.
 
     Raises:
         ConfigError: gradients are to be clipped in a precision in which they are scaled.
@@ -51,7 +54,7 @@ def fit(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
         num_nodes=config.trainer.num_nodes,
-        precision=config.trainer.precision,  # type: ignore[arg-type]
+        precision=precision_of(config),  # type: ignore[arg-type]
         max_steps=stage.steps,
         accumulate_grad_batches=stage.accumulate,
         val_check_interval=min(stage.val_every, stage.steps) * stage.accumulate,
@@ -80,7 +83,16 @@ def fit(
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
+    if stage.keep == "best" and trainer.is_global_zero:
+        take_best(checkpoints, module)
     return trainer
+
+
+def precision_of(config: Config) -> str:
+    """Lightning's name; `auto` is bf16-mixed where the device multiplies bfloat16 in hardware."""
+    if config.trainer.precision != "auto":
+        return config.trainer.precision
+    return "bf16-mixed" if multiplies_bfloat16(device_of(config)) else "32-true"
 
 
 def schedule_of(stage: ControllerConfig | RestorerConfig) -> Callable[[int], float]:

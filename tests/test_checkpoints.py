@@ -106,6 +106,41 @@ def test_newest_whole_checkpoint_is_found(
 
 
 @pytest.mark.slow
+def test_run_that_goes_on_at_its_last_step_gives_the_averaged_weights(
+    finished: Path, run: Path
+) -> None:
+    result = call(run, "train-restorer")
+    assert result.returncode == 0, result.stderr
+    resumed, straight = (load_file(r / "restorer/model.safetensors") for r in (run, finished))
+    assert all(torch.equal(resumed[key], straight[key]) for key in straight)
+
+
+@pytest.mark.slow
+def test_best_weights_are_the_result_where_asked(run: Path) -> None:
+    folder, result = run / "restorer/checkpoints", run / "restorer/model.safetensors"
+
+    def train() -> str:
+        result.unlink(missing_ok=True)
+        done = call(run, "train-restorer", "restorer.keep=best")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def is_of(name: str) -> bool:
+        averaged = torch.load(folder / f"{name}.ckpt", weights_only=True)["state_dict"]
+        found = load_file(result)
+        return all(torch.equal(found[key], averaged[f"network.{key}"]) for key in found)
+
+    train()
+    assert is_of("best")
+    shutil.copy(folder / "step=2.ckpt", folder / "best.ckpt")
+    assert "the weights of step 2 validated best" in train()
+    assert is_of("step=2") and not is_of("last")
+    _cut(folder / "best.ckpt")
+    assert "best.ckpt is damaged" in train()
+    assert is_of("last")
+
+
+@pytest.mark.slow
 def test_step_that_is_not_finite_stops_before_it_spoils_the_weights(run: Path) -> None:
     before = (run / "restorer/checkpoints/last.ckpt").read_bytes()
     settings = ("restorer.steps=9", "restorer.optimizer.lr=1e30", "restorer.warmup=0")

@@ -60,6 +60,8 @@ def test_universal_is_the_published_recipe() -> None:
         ("+whatever=1", "whatever"),
         ("seed=first", "seed"),
         ("experiment=nothing", "nothing"),
+        ("controller.keep=first", "controller.keep=first; choose one of: last, best"),
+        ("restorer.keep=all", "restorer.keep=all; choose one of: last, best"),
     ],
 )
 def test_wrong_keys_are_named(override: str, named: str) -> None:

@@ -9,7 +9,9 @@ import torch
 
 from modules.prediction import from_noise
 from modules.unet import ConditionalUNet
+from pipeline.config import load_config
 from pipeline.restoration import machine
+from pipeline.training import precision_of
 from tests.restoring import tiny_denoiser
 
 CPU = torch.device("cpu")
@@ -69,6 +71,17 @@ def test_automatic_precision_is_fast_where_that_is_safe(
     noise = data._replace(parameterisation=from_noise)
     assert machine.choose_dtype("auto", CPU, noise) == torch.float32
     assert machine.choose_dtype("bfloat16", CPU, noise) == torch.bfloat16
+
+
+@pytest.mark.parametrize("has_amx", [False, True])
+def test_training_s_automatic_precision_is_what_the_hardware_multiplies(
+    has_amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    settings = ["run_dir=run", "trainer.accelerator=cpu"]
+    auto = load_config([*settings, "trainer.precision=auto"])
+    assert precision_of(auto) == ("bf16-mixed" if has_amx else "32-true")
+    assert precision_of(load_config([*settings, "trainer.precision=bf16-mixed"])) == "bf16-mixed"
 
 
 def test_limits_of_a_service_and_of_what_it_lies_in_are_read(tmp_path: Path) -> None:

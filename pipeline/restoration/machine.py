@@ -45,11 +45,21 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 in hardware, and so faster than float32.
+
+    Elsewhere it is emulated, and many times slower.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
 def choose_dtype(precision: str, device: torch.device, denoiser: Denoiser) -> torch.dtype:
     """The precision that the network's products are taken in.
 
-    `auto` is bfloat16 on GPUs of NVIDIA's and on processors that multiply it in hardware, else
-    float32; and float32 for a network that predicts noise, whose errors grow at large times.
+    `auto` is bfloat16 on a device that multiplies it in hardware, else float32; and float32 for a
+    network that predicts noise, whose errors grow at large times.
 
     Raises:
         ValueError: it is unknown.
@@ -57,10 +67,8 @@ def choose_dtype(precision: str, device: torch.device, denoiser: Denoiser) -> to
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}; choose one of: {', '.join(PRECISIONS)}")
     if precision == "auto":
-        fast = device.type == "cuda" or (
-            device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-        )
-        return torch.bfloat16 if fast and denoiser.parameterisation != from_noise else torch.float32
+        pays = multiplies_bfloat16(device) and denoiser.parameterisation != from_noise
+        return torch.bfloat16 if pays else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
