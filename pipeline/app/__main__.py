@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,11 @@ def _serve(chosen: argparse.Namespace, folder: Path) -> int:
             prevent_thread_lock=True,
         )
         logger.info("the page is at http://%s:%d; Ctrl-C ends it", chosen.host, chosen.port)
-        page.block_thread()
+        try:
+            while page.is_running:
+                time.sleep(0.2)
+        except KeyboardInterrupt:
+            page.close(verbose=False)  # Gradio's own wait would leave it to a time limit of 5 s
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
