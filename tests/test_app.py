@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +124,27 @@ def test_there_is_an_example_of_each_degradation(tmp_path: Path) -> None:
     assert [path.stem for path in made] == list(WORDS)
     sizes = {Image.open(path).size for path in made}
     assert sizes == {(256, 256)} and len({path.read_bytes() for path in made}) == 10
+
+
+@pytest.mark.slow
+def test_page_keeps_its_files_to_itself_and_takes_them_along_when_it_ends(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    page = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.app", "--port", str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | settings,
+    )
+    assert page.stdout is not None
+    try:
+        assert any("the page is at http://127.0.0.1:" in line for line in page.stdout)
+        (folder,) = tmp_path.glob("restore-page-*")
+        assert folder.stat().st_mode & 0o077 == 0
+        assert len(list((folder / "examples").iterdir())) == 10
+    finally:
+        page.terminate()
+        assert page.wait(60) == 0
+    assert not list(tmp_path.glob("restore-page-*"))

@@ -25,7 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that its folder is deleted
     with tempfile.TemporaryDirectory(prefix="restore-page-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "gradio")  # no other user reads it
-        return _serve(chosen, Path(folder))
+        try:
+            return _serve(chosen, Path(folder))
+        except KeyboardInterrupt:
+            return 0
 
 
 def _serve(chosen: argparse.Namespace, folder: Path) -> int:
@@ -41,24 +44,24 @@ def _serve(chosen: argparse.Namespace, folder: Path) -> int:
         service = Service(restorer, folder / "results", limits)
         page = build(service, make_examples(folder / "examples"))
         page.queue(max_size=limits.waiting)
-        page.launch(
-            server_name=chosen.host,
-            server_port=chosen.port,
-            max_file_size=f"{limits.megabytes}mb",
-            share=False,
-            quiet=True,
-            theme=theme(),
-            css=CSS,
-            footer_links=[],
-            ssr_mode=False,
-            prevent_thread_lock=True,
-        )
-        logger.info("the page is at http://%s:%d; Ctrl-C ends it", chosen.host, chosen.port)
         try:
+            page.launch(
+                server_name=chosen.host,
+                server_port=chosen.port,
+                max_file_size=f"{limits.megabytes}mb",
+                share=False,
+                quiet=True,
+                theme=theme(),
+                css=CSS,
+                footer_links=[],
+                ssr_mode=False,
+                prevent_thread_lock=True,
+            )
+            logger.info("the page is at http://%s:%d; Ctrl-C ends it", chosen.host, chosen.port)
             while page.is_running:
                 time.sleep(0.2)
-        except KeyboardInterrupt:
-            page.close(verbose=False)  # Gradio's own wait would leave it to a time limit of 5 s
+        finally:
+            page.close(verbose=False)  # Gradio's own wait takes 5 s more to end
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
