@@ -94,9 +94,9 @@ class Throughput(Callback):
 
 
 class Average(EMAWeightAveraging):
-    """Lightning's, whose averages are the result also where a run goes on at its last step.
+    """Lightning's; a run that goes on at its last step ends with the averages, too.
 
-    There it ends without a step, and Lightning's own would leave the last weights as they are.
+    Lightning puts them in place at the end of the training loop, which such a run leaves out.
     """
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
@@ -48,7 +50,36 @@ class WholeFiles(TorchCheckpointIO):
                 raise
 
 
-def keep_checkpoints(folder: Path, every: int, monitor: str) -> list[ModelCheckpoint]:
+class KeepBest(Callback):
+    """Keeps the checkpoint whose validation was best, by a metric that is best when it is highest.
+
+    The score to beat is that of the file. Lightning's own goes by what the checkpoint that training
+    goes on from knows, which was saved before its step was validated.
+    """
+
+    def __init__(self, path: Path, monitor: str) -> None:
+        """Keep it in a file."""
+        self._path, self._monitor, self._score = path, monitor, -math.inf
+
+    def state_dict(self) -> dict[str, float]:
+        """The best score so far."""
+        return {self._monitor: self._score}
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Find the score to beat."""
+        if self._path.is_file() and _fault_of(self._path) is None:
+            best = torch.load(self._path, map_location="cpu", weights_only=True)
+            self._score = best["callbacks"][self.state_key][self._monitor]
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Save, if the validation was the best one."""
+        score = trainer.callback_metrics[self._monitor].item()
+        if score > self._score:  # never true of NaN
+            self._score = score
+            trainer.save_checkpoint(self._path)
+
+
+def keep_checkpoints(folder: Path, every: int, monitor: str) -> list[Callback]:
     """What saves them: `last.ckpt`, the two newest by step, and the best one by a metric.
 
     Args:
@@ -66,10 +97,7 @@ def keep_checkpoints(folder: Path, every: int, monitor: str) -> list[ModelCheckp
         every_n_train_steps=every,
         enable_version_counter=False,
     )
-    best = ModelCheckpoint(
-        folder, filename=BEST, monitor=monitor, mode="max", enable_version_counter=False
-    )
-    return [newest, best]
+    return [newest, KeepBest(folder / f"{BEST}.ckpt", monitor)]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -94,9 +122,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def take_best(folder: Path, module: nn.Module) -> None:
     """Give a module the weights that validated best, averaged ones where averages are validated.
 
-    Where they are damaged, it keeps what it has, with a warning.
+    Where there are none, or they are damaged, it keeps what it has, with a warning.
     """
     path = folder / f"{BEST}.ckpt"
+    if not path.is_file():
+        log.warning("no validation has given a score; the last weights are kept")
+        return
     if fault := _fault_of(path):
         log.warning("%s is damaged (%s); the last weights are kept in their place", path, fault)
         return

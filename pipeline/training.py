@@ -19,7 +19,7 @@ from pipeline.config import Config, ConfigError, ControllerConfig, RestorerConfi
 from pipeline.guards import GradientGuard
 from pipeline.loggers import loggers
 from pipeline.models import device_of
-from pipeline.restoration.machine import multiplies_bfloat16
+from pipeline.restoration.machine import is_fast_in_bfloat16
 from pipeline.stop_in_order import StopInOrder
 
 log = logging.getLogger(__name__)
@@ -89,10 +89,10 @@ def fit(
 
 
 def precision_of(config: Config) -> str:
-    """Lightning's name; `auto` is bf16-mixed where the device multiplies bfloat16 in hardware."""
+    """Lightning's name; `auto` is bf16-mixed where the device is fast in it."""
     if config.trainer.precision != "auto":
         return config.trainer.precision
-    return "bf16-mixed" if multiplies_bfloat16(device_of(config)) else "32-true"
+    return "bf16-mixed" if is_fast_in_bfloat16(device_of(config)) else "32-true"
 
 
 def schedule_of(stage: ControllerConfig | RestorerConfig) -> Callable[[int], float]:

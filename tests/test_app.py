@@ -132,19 +132,19 @@ def test_page_keeps_its_files_to_itself_and_takes_them_along_when_it_ends(tmp_pa
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
-    page = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "pipeline.app", "--port", str(port)],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | settings,
-    )
-    assert page.stdout is not None
-    try:
-        assert any("the page is at http://127.0.0.1:" in line for line in page.stdout)
-        (folder,) = tmp_path.glob("restore-page-*")
-        assert folder.stat().st_mode & 0o077 == 0
-        assert len(list((folder / "examples").iterdir())) == 10
-    finally:
-        page.terminate()
-        assert page.wait(60) == 0
+    ) as page:
+        try:
+            assert page.stdout is not None
+            assert any("the page is at http://127.0.0.1:" in line for line in page.stdout)
+            (folder,) = tmp_path.glob("restore-page-*")
+            assert folder.stat().st_mode & 0o077 == 0
+            assert len(list((folder / "examples").iterdir())) == 10
+        finally:
+            page.terminate()
+    assert page.returncode == 0
     assert not list(tmp_path.glob("restore-page-*"))

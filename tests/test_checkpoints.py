@@ -7,12 +7,22 @@ import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from pipeline.checkpoints import DamagedCheckpoint, WholeFiles, newest_checkpoint
+from pipeline.checkpoints import (
+    DamagedCheckpoint,
+    WholeFiles,
+    keep_checkpoints,
+    newest_checkpoint,
+    take_best,
+)
 from tests.conftest import call
 
 
@@ -36,9 +46,68 @@ def test_last_and_best_are_kept(finished: Path) -> None:
             "best.ckpt",
         }
         best = torch.load(folder / "best.ckpt", weights_only=True)
-        scores = [c["best_model_score"] for c in best["callbacks"].values() if "monitor" in c]
-        assert metric in {c["monitor"] for c in best["callbacks"].values() if "monitor" in c}
-        assert any(score is not None and math.isfinite(score) for score in scores)
+        assert math.isfinite(best["callbacks"]["KeepBest"][metric])
+
+
+class Scored(LightningModule):
+    """A number that counts the steps, whose validations have given scores."""
+
+    def __init__(self, scores: dict[int, float], dies_after: int | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self._scores, self._dies_after = scores, dies_after
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.global_step == self._dies_after:
+            raise RuntimeError("killed")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return -self.weight
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("score", self._scores[self.global_step])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+def train(folder: Path, module: Scored) -> None:
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=len(module._scores),
+        val_check_interval=1,
+        num_sanity_val_steps=0,
+        callbacks=keep_checkpoints(folder, 1, "score"),
+        plugins=[WholeFiles()],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data = DataLoader(torch.zeros(9, 1))  # type: ignore[arg-type]
+    last = newest_checkpoint(folder)
+    trainer.fit(module, data, DataLoader(torch.zeros(1, 1)), ckpt_path=last, weights_only=True)  # type: ignore[arg-type]
+
+
+def test_best_stays_the_best_after_a_kill_and_in_another_folder(tmp_path: Path) -> None:
+    scores = {1: 1.0, 2: 5.0, 3: 3.0, 4: math.nan}
+    with pytest.raises(RuntimeError, match="killed"):
+        train(tmp_path / "first", Scored(scores, dies_after=2))
+    moved = (tmp_path / "first").rename(tmp_path / "second")
+    module = Scored(scores)
+    train(moved, module)
+    assert module.weight == 4
+    take_best(moved, module)
+    assert module.weight == 2
+
+
+def test_last_weights_stay_where_nothing_has_a_score(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = Scored({1: math.nan, 2: math.nan})
+    train(tmp_path, module)
+    take_best(tmp_path, module)
+    assert module.weight == 2
+    assert "no validation has given a score" in caplog.text
 
 
 def test_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path: Path) -> None:

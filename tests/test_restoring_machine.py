@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,18 @@ def test_training_s_automatic_precision_is_what_the_hardware_multiplies(
     auto = load_config([*settings, "trainer.precision=auto"])
     assert precision_of(auto) == ("bf16-mixed" if has_amx else "32-true")
     assert precision_of(load_config([*settings, "trainer.precision=bf16-mixed"])) == "bf16-mixed"
+
+
+@pytest.mark.parametrize("multiplies", [False, True])
+def test_gpu_that_only_emulates_bfloat16_is_not_fast_in_it(
+    multiplies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation or multiplies
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    assert machine.is_fast_in_bfloat16(torch.device("cuda:1")) == multiplies
 
 
 def test_limits_of_a_service_and_of_what_it_lies_in_are_read(tmp_path: Path) -> None:

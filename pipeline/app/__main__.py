@@ -61,7 +61,7 @@ def _serve(chosen: argparse.Namespace, folder: Path) -> int:
             while page.is_running:
                 time.sleep(0.2)
         finally:
-            page.close(verbose=False)  # Gradio's own wait takes 5 s more to end
+            page.close(verbose=False)  # block_thread would wait 5 s for open pages
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -45,21 +45,22 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in hardware, and so faster than float32.
+def is_fast_in_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is known to be faster than float32: on GPUs since Ampere, CPUs with AMX.
 
-    Elsewhere it is emulated, and many times slower.
+    Where it is emulated it is many times slower.
     """
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
 def choose_dtype(precision: str, device: torch.device, denoiser: Denoiser) -> torch.dtype:
     """The precision that the network's products are taken in.
 
-    `auto` is bfloat16 on a device that multiplies it in hardware, else float32; and float32 for a
-    network that predicts noise, whose errors grow at large times.
+    `auto` is bfloat16 on a device that is fast in it, else float32; and float32 for a network that
+    predicts noise, whose errors grow at large times.
 
     Raises:
         ValueError: it is unknown.
@@ -67,7 +68,7 @@ def choose_dtype(precision: str, device: torch.device, denoiser: Denoiser) -> to
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}; choose one of: {', '.join(PRECISIONS)}")
     if precision == "auto":
-        pays = multiplies_bfloat16(device) and denoiser.parameterisation != from_noise
+        pays = is_fast_in_bfloat16(device) and denoiser.parameterisation != from_noise
         return torch.bfloat16 if pays else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
