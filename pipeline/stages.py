@@ -10,6 +10,7 @@ from datamodules.captions import CAPTIONS
 from datamodules.shards import INDEX
 from modules.weight_files import found_weights
 from pipeline.config import Config, ConfigError, build
+from pipeline.lasting_imports import lasting_imports
 from pipeline.pretrained import find_model
 from pipeline.stage import Stage
 
@@ -23,7 +24,9 @@ def _work_of(module: str) -> Callable[[Config, Path], None]:
     """The `run` of a module, imported when called: a fresh stage costs no heavy import."""
 
     def run(config: Config, folder: Path) -> None:
-        import_module(module).run(config, folder)
+        with lasting_imports():
+            work = import_module(module)
+        work.run(config, folder)
 
     return run
 

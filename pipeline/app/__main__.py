@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from pipeline.lasting_imports import lasting_imports
+
 logger = logging.getLogger(__name__)
 
 LOCAL = "127.0.0.1"
@@ -33,10 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _serve(chosen: argparse.Namespace, folder: Path) -> int:
     logger.info("loading ...")
-    from pipeline.app.examples import make_examples
-    from pipeline.app.page import CSS, build, theme
-    from pipeline.app.service import Limits, Service
-    from pipeline.restoration.restorer import Restorer
+    with lasting_imports():
+        from pipeline.app.examples import make_examples
+        from pipeline.app.page import CSS, build, theme
+        from pipeline.app.service import Limits, Service
+        from pipeline.restoration.restorer import Restorer
 
     limits = Limits(chosen.megabytes, chosen.megapixels, chosen.minutes, chosen.waiting)
     try:

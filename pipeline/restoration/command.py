@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.lasting_imports import lasting_imports
+
 # Nothing heavy above: what is wrong with the arguments, and --help, are told at once.
 
 logger = logging.getLogger(__name__)
@@ -66,7 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if not waiting:
             return 0
-        from pipeline.restoration.work import restore_all
+        with lasting_imports():
+            from pipeline.restoration.work import restore_all
 
         failed = restore_all(
             waiting,
