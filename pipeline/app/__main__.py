@@ -64,6 +64,7 @@ def _serve(chosen: argparse.Namespace, folder: Path) -> int:
             while page.is_running:
                 time.sleep(0.2)
         finally:
+            service.cancel_all()
             page.close(verbose=False)  # block_thread would wait 5 s for open pages
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")

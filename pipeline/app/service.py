@@ -139,7 +139,8 @@ class Service:
                 f"{path.name} takes more memory than there is; choose smaller tiles"
             ) from error
         finally:
-            self._cancelled.pop(session, None)
+            if self._cancelled.get(session) is cancelled:
+                del self._cancelled[session]
         assert isinstance(found.image, np.ndarray)
         try:
             data, remarks = encode_photograph(photograph, found.image, photograph.format)
@@ -160,6 +161,11 @@ class Service:
         """End the session's restoration after the network call it is in."""
         if event := self._cancelled.get(session):
             event.set()
+
+    def cancel_all(self) -> None:
+        """End all restorations likewise."""
+        for session in list(self._cancelled):
+            self.cancel(session)
 
     def forget(self, session: str) -> None:
         """Delete what was made for a session."""

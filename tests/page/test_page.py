@@ -194,6 +194,7 @@ def test_work_is_cancelled(page: Page, tmp_path: Path) -> None:
     steps = page.get_by_label("number input for Steps")
     steps.fill("100")
     steps.press("Tab")
+    expect(page.get_by_label("range slider for Steps")).to_have_value("100", timeout=WAIT)
     page.locator("#restore").click()
     expect(page.get_by_text(re.compile(r"\d+/100"))).to_be_visible(timeout=WAIT)
     keep(page, "working")
@@ -201,6 +202,7 @@ def test_work_is_cancelled(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#told")).to_contain_text("Cancelled.", timeout=WAIT)
     steps.fill("1")
     steps.press("Tab")
+    expect(page.get_by_label("range slider for Steps")).to_have_value("1", timeout=WAIT)
     page.locator("#restore").click()  # the worker is free again
     expect(page.locator("#told")).to_contain_text("1 network call,", timeout=WAIT)
 
