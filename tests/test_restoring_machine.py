@@ -61,27 +61,29 @@ def test_unknown_memory_is_taken_for_little(monkeypatch: pytest.MonkeyPatch) -> 
     assert machine.free_bytes(CPU) == machine.UNKNOWN
 
 
-@pytest.mark.parametrize("has_amx", [False, True])
-def test_automatic_precision_is_fast_where_that_is_safe(
-    has_amx: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+@pytest.fixture(params=["neither", "_is_amx_tile_supported", "_is_avx512_bf16_supported"])
+def multiplies_bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """On a CPU with either unit, or none, whether there is one."""
+    for unit in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, unit, lambda has=unit == request.param: has)
+    return bool(request.param != "neither")
+
+
+def test_automatic_precision_is_fast_where_that_is_safe(multiplies_bfloat16: bool) -> None:
     data = tiny_denoiser()
-    fast = torch.bfloat16 if has_amx else torch.float32
+    fast = torch.bfloat16 if multiplies_bfloat16 else torch.float32
     assert machine.choose_dtype("auto", CPU, data) == fast
     noise = data._replace(parameterisation=from_noise)
     assert machine.choose_dtype("auto", CPU, noise) == torch.float32
     assert machine.choose_dtype("bfloat16", CPU, noise) == torch.bfloat16
 
 
-@pytest.mark.parametrize("has_amx", [False, True])
 def test_training_s_automatic_precision_is_what_the_hardware_multiplies(
-    has_amx: bool, monkeypatch: pytest.MonkeyPatch
+    multiplies_bfloat16: bool,
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
     settings = ["run_dir=run", "trainer.accelerator=cpu"]
     auto = load_config([*settings, "trainer.precision=auto"])
-    assert precision_of(auto) == ("bf16-mixed" if has_amx else "32-true")
+    assert precision_of(auto) == ("bf16-mixed" if multiplies_bfloat16 else "32-true")
     assert precision_of(load_config([*settings, "trainer.precision=bf16-mixed"])) == "bf16-mixed"
 
 

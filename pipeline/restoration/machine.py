@@ -46,14 +46,17 @@ def choose_device(name: str) -> torch.device:
 
 
 def is_fast_in_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is known to be faster than float32: on GPUs since Ampere, CPUs with AMX.
+    """Whether bfloat16 is known to be faster than float32.
 
-    Where it is emulated it is many times slower.
+    So it is on GPUs since Ampere and on CPUs with AMX or AVX512-BF16; where it is emulated it is
+    many times slower.
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and (
+        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    )
 
 
 def choose_dtype(precision: str, device: torch.device, denoiser: Denoiser) -> torch.dtype:
