@@ -7,7 +7,7 @@ distinct clean images, in the order of the samples, are cut into batches by posi
 images are captioned together depends on nothing else; batch b is of rank b % world. What any rank
 has finished is kept through kills, whatever the number of ranks afterwards. A rank ends when its
 batches are done; rank 0 then waits for the others, takes over what they leave undone (see
-`Work.finish_others`), and writes the file in the order of the samples. Where there is a caption
+`Share.finish_others`), and writes the file in the order of the samples. Where there is a caption
 file already, there is nothing to do.
 """
 
@@ -20,11 +20,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.caption_work import Caption, Work
+from datamodules.caption_entries import Caption, CaptionEntries
 from datamodules.clean_images import CleanImage, clean_images
 from datamodules.files import atomic_write, remove_partial
 from datamodules.ledger import Ledger, Line, remove_ledgers
 from datamodules.reader import SampleAddress
+from datamodules.shares import Share
 
 log = logging.getLogger(__name__)
 
@@ -111,10 +112,13 @@ def _caption(
     world: int,
 ) -> list[Line]:
     parts = Ledger(target.parent, NAME, rank, [[image.digest for image in batch] for batch in plan])
-    with closing(Work(plan, parts, caption, by, quiet=rank > 0)) as work:
-        work.finish(range(rank, len(plan), world), stop=target.is_file)
+    with (
+        closing(CaptionEntries(caption, by)) as entries,
+        closing(Share(plan, parts, entries.read, entries.caption, NAME, quiet=rank > 0)) as share,
+    ):
+        share.finish(range(rank, len(plan), world), stop=target.is_file)
         if rank == 0:
-            work.finish_others()
+            share.finish_others()
     if target.is_file():  # rank 0 has given this rank up, and removed the other parts
         parts.remove_own()
     return parts.lines()

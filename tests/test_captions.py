@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules import caption_work
+from datamodules import shares
 from datamodules.captions import CAPTIONS, Counts, read_captions, write_captions
 from datamodules.images import Pixels
 from datamodules.reader import SampleAddress, ShardSet
@@ -222,21 +222,21 @@ def test_rank_0_takes_over_from_silent_ranks_from_the_end(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(caption_work, "PATIENCE", 0.2)
+    monkeypatch.setattr(shares, "PATIENCE_S", 0.2)
     expected = undisturbed(many, tmp_path / "whole", 1)
     counting = Counting()
     assert write_captions(many, tmp_path, counting, "test", 1, world=3) == Counts(9, 0)
     numbers = [int(Path(source).stem) for source in counting.sources]
     assert numbers == [0, 3, 6, 8, 7, 5, 4, 2, 1]
     assert (tmp_path / CAPTIONS).read_bytes() == expected
-    assert "rank 0 takes over the 6 batches" in caplog.text
+    assert "the first takes over the 6 that are left" in caplog.text
 
 
 def test_rank_0_waits_for_living_ranks(
     many: list[SampleAddress], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(caption_work, "PATIENCE", 3.0)
-    monkeypatch.setattr(caption_work, "POLL", 0.02)
+    monkeypatch.setattr(shares, "PATIENCE_S", 3.0)
+    monkeypatch.setattr(shares, "POLL_S", 0.02)
     first, slow = Counting(), Counting()
 
     def slowly(images: Sequence[Pixels], sources: Sequence[str]) -> list[str]:
@@ -259,7 +259,7 @@ def test_rank_0_waits_for_living_ranks(
 def test_a_rank_that_was_given_up_ends_without_a_trace(
     many: list[SampleAddress], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(caption_work, "PATIENCE", 0.1)
+    monkeypatch.setattr(shares, "PATIENCE_S", 0.1)
     stuck, done = threading.Event(), threading.Event()
     late = Counting()
 

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +17,11 @@ from datamodules.files import atomic_write
 from datamodules.images import BadImage, Pixels
 from datamodules.ledger import Ledger, Line, remove_ledgers
 from datamodules.shards import BadShard
+from datamodules.shares import Share
 from pipeline.evaluation.methods import Loaded, Method, Output
 from pipeline.evaluation.rows import Row
 from pipeline.evaluation.samples import Pair, Sample, key_of
 from pipeline.evaluation.scoring import Scores, score
-from pipeline.evaluation.shares import Share
 from pipeline.perceptual import Perceptual
 from pipeline.ranks import Rank
 
@@ -56,8 +57,9 @@ def measure(job: Job, folder: Path, stamp: str, batch_size: int, rank: Rank) -> 
         plan = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]
         keys = [[stamp, *map(key_of, batch)] for batch in plan]
         ledger = Ledger(folder, NAME, rank.rank, keys)
-        share = Share(plan, ledger, _read, lambda read: _work(read, job), quiet=rank.rank > 0)
-        with closing(share):
+        work = partial(_work, job=job)
+        quiet = rank.rank > 0
+        with closing(Share(plan, ledger, _read, work, "evaluation", quiet)) as share:
             share.finish(range(rank.rank, len(plan), rank.world), stop=target.is_file)
             if rank.rank == 0:
                 share.finish_others()

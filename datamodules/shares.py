@@ -37,22 +37,28 @@ class Share(Generic[Item, Read]):
         ledger: Ledger,
         read: Callable[[Sequence[Item]], Read],
         work: Callable[[Read], list[Line]],
+        title: str,
         quiet: bool,
     ) -> None:
         """Begin.
 
         Args:
-            plan: the items of each batch.
+            plan: the items of each batch; an item is an image.
             ledger: of the same plan.
             read: gets a batch ready, in a thread.
             work: what is to be done; gives the lines to record.
+            title: of the progress bar.
             quiet: show no progress.
         """
         self._plan, self._ledger, self._read, self._work = plan, ledger, read, work
         self._slowest = 0.0
         self._pool = ThreadPoolExecutor(1)
         self._progress = tqdm(
-            total=len(plan), initial=len(ledger.done), desc="batches", disable=quiet
+            total=sum(map(len, plan)),
+            initial=self._items_done(),
+            desc=title,
+            unit="image",
+            disable=quiet,
         )
 
     def close(self) -> None:
@@ -75,7 +81,8 @@ class Share(Generic[Item, Read]):
         """See to it that every batch is done.
 
         Wait for the other ranks. When none of them finishes a batch for three times as long as the
-        slowest took here, take over what is left, from the end.
+        slowest took here, take over what is left, from the end. Should they live after all, what
+        is done twice counts once.
         """
         patience = max(PATIENCE_S, 3 * self._slowest)
         heard, alone = time.monotonic(), False
@@ -104,12 +111,19 @@ class Share(Generic[Item, Read]):
                 yield number
 
     def _look(self) -> int:
+        """How many batches other ranks have finished since the last look."""
         new = self._ledger.refresh()
-        self._progress.update(len(self._ledger.done) - self._progress.n)
+        self._show()
         return new
+
+    def _show(self) -> None:
+        self._progress.update(self._items_done() - self._progress.n)
+
+    def _items_done(self) -> int:
+        return sum(len(self._plan[number]) for number in self._ledger.done)
 
     def _do(self, number: int, reading: Future[Read]) -> None:
         started = time.monotonic()
         self._ledger.add(number, self._work(reading.result()))
         self._slowest = max(self._slowest, time.monotonic() - started)
-        self._progress.update(len(self._ledger.done) - self._progress.n)
+        self._show()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from datamodules import shares
 from datamodules.ledger import Ledger, Line
-from pipeline.evaluation import shares
-from pipeline.evaluation.shares import Share
+from datamodules.shares import Share
 
 PLAN = [[f"{batch}{item}" for item in "ab"] for batch in range(7)]
 
@@ -37,7 +37,7 @@ class Worker:
 
 def work(folder: Path, worker: Worker, rank: int = 0, world: int = 1) -> Ledger:
     ledger = Ledger(folder, "rows", rank, PLAN)
-    with closing(Share(PLAN, ledger, lambda batch: batch, worker, quiet=True)) as share:
+    with closing(Share(PLAN, ledger, lambda batch: batch, worker, "test", quiet=True)) as share:
         share.finish(range(rank, len(PLAN), world), stop=lambda: False)
         if rank == 0:
             share.finish_others()
@@ -93,7 +93,7 @@ def test_other_number_of_ranks_goes_on(tmp_path: Path) -> None:
 def test_a_rank_stops_when_there_is_no_need_of_it(tmp_path: Path) -> None:
     worker = Worker()
     ledger = Ledger(tmp_path, "rows", 1, PLAN)
-    with closing(Share(PLAN, ledger, lambda batch: batch, worker, quiet=True)) as share:
+    with closing(Share(PLAN, ledger, lambda batch: batch, worker, "test", quiet=True)) as share:
         share.finish(range(7), stop=lambda: len(worker.done) >= 4)
     assert 4 <= len(worker.done) <= 6  # one more had been read
 
