@@ -163,7 +163,7 @@ def test_other_number_of_processes_goes_on_though_one_never_starts(
     assert sum(part.read_text().count("\n") for part in parts) >= 6
     first, third = (run.start(RANK=rank, WORLD_SIZE=3) for rank in (0, 2))
     assert "rank 2 is done" in ended(third)
-    assert "no other rank has captioned anything for 5 s: rank 0 takes over" in ended(first)
+    assert "no other rank has finished a batch for 5 s: the first takes over" in ended(first)
     assert run.captions.read_bytes() == undisturbed
     assert len(run.noted()) <= BATCHES + 2
 
