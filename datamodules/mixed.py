@@ -23,7 +23,7 @@ from datamodules.views import Augment
 log = logging.getLogger(__name__)
 
 COUNT_EVERY = 20
-"""Batches after which the ranks add up what they have drawn and skipped."""
+"""Batches after which the ranks add up what they have drawn and skipped, and log it."""
 
 
 class MixedData(LightningDataModule):
@@ -56,7 +56,7 @@ class MixedData(LightningDataModule):
             augment: what training sees of a pair of images.
             with_clean: whether training wants the clean images.
             collate: makes a batch of items.
-            batch_size: per device.
+            batch_size: images of a training batch, on all devices together.
             val_batch_size: per device, for validation.
             val_per_task: how many images of each task validation looks at; None for all.
             workers: data processes per device.
@@ -86,8 +86,14 @@ class MixedData(LightningDataModule):
 
         Raises:
             FileNotFoundError: captions are needed, and there is no caption file.
-            ValueError: the shares do not fit the tasks.
+            ValueError: the shares do not fit the tasks, or a batch cannot be split evenly.
         """
+        rank, world = self._rank_of_world()
+        if self._batch_size % world:
+            raise ValueError(
+                f"a batch_size of {self._batch_size} images cannot be split evenly over {world} "
+                "devices; take a multiple"
+            )
         shards = ShardSet(self._shards, "train")
         captions = None if self._captions is None else read_captions(self._captions)
         counts = {word: samples.counts for word, samples in shards.tasks.items()}
@@ -95,8 +101,8 @@ class MixedData(LightningDataModule):
         dataset = DrawDataset(
             shards, captions, mixture, self._augment, self._with_clean, self._jitter
         )
-        rank, world = self._rank_of_world()
-        return self._loader(dataset, DrawSampler(self._draws, rank, world), self._batch_size)
+        sampler = DrawSampler(self._draws, rank, world)
+        return self._loader(dataset, sampler, self._batch_size // world)
 
     def val_dataloader(self) -> DataLoader[Item]:
         """The validation samples, each once over all ranks."""
@@ -119,9 +125,12 @@ class MixedData(LightningDataModule):
             for word in batch.degradation:
                 self._uncounted[self._words.index(word)] += 1
             self._uncounted[-1] += len(batch.skipped)
-            if self._rank_of_world()[1] == 1 or self._batches % COUNT_EVERY == 0:
+            due = self._batches % COUNT_EVERY == 0
+            if due or self._rank_of_world()[1] == 1:
                 self._count(self._of_all_ranks(self._uncounted))
                 self._check_skipped()
+            if due:
+                self._log_counts()
         return batch
 
     def teardown(self, stage: str) -> None:
@@ -136,6 +145,7 @@ class MixedData(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """The draws used by all ranks together; all of them ask for it at once."""
         self._count(self._of_all_ranks(self._uncounted))
+        self._log_counts()
         return {"draws": self._draws, "skipped": self._skipped, "drawn": dict(self._drawn)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -150,6 +160,8 @@ class MixedData(LightningDataModule):
         self._skipped += skipped
         for word, count in zip(self._words, drawn, strict=True):
             self._drawn[word] += count
+
+    def _log_counts(self) -> None:
         if self.trainer is not None:
             total = max(1, sum(self._drawn.values()))
             shares = {f"drawn/{word}": count / total for word, count in self._drawn.items()}

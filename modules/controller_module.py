@@ -120,14 +120,13 @@ class ControllerModule(LightningModule):
         self.confusion.update(found[batch.valid], self._ids(batch.degradation)[batch.valid])
 
     def on_validation_epoch_end(self) -> None:
-        """Share of samples whose degradation is recognised, of all and by word."""
+        """Share of a word's samples in which it is recognised, and the mean of the words."""
         counts = self.confusion.compute().float()
         self.confusion.reset()
         self.recognised = counts.cpu()
-        right, total = counts.diag(), counts.sum(dim=1)
-        accuracy = {"degradation_accuracy": right.sum() / total.sum()}
-        self.log_dict(accuracy, prog_bar=True, sync_dist=True)
-        self.log_dict(by_group("degradation_accuracy", self.words, right / total), sync_dist=True)
+        shares = counts.diag() / counts.sum(dim=1)
+        self.log("degradation_accuracy", shares.nanmean(), prog_bar=True, sync_dist=True)
+        self.log_dict(by_group("degradation_accuracy", self.words, shares), sync_dist=True)
 
     def on_before_zero_grad(self, optimizer: Optimizer) -> None:
         """Keep the logit scale within 1..100, as CLIP does."""

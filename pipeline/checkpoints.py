@@ -50,6 +50,22 @@ class WholeFiles(TorchCheckpointIO):
                 raise
 
 
+class AfterSteps(ModelCheckpoint):
+    """Saves between steps alone.
+
+    Lightning's own also looks after each batch of an accumulated step. In a run that goes on, it
+    would take the first one for the step before and replace that one's checkpoint, which by then
+    has drawn a batch whose gradients it lacks.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save, if the batch was the last one of a step."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+
+
 class KeepBest(Callback):
     """Keeps the checkpoint whose validation was best, by a metric that is best when it is highest.
 
@@ -87,7 +103,7 @@ def keep_checkpoints(folder: Path, every: int, monitor: str) -> list[Callback]:
         every: how many steps lie between two.
         monitor: the validation metric that is best when it is highest.
     """
-    newest = ModelCheckpoint(
+    newest = AfterSteps(
         folder,
         filename="{step}",
         monitor="step",

@@ -2,7 +2,8 @@
 
 Each stage owns one folder of the run. `stage.json` in it records the settings, the code version,
 the seed and the hashes of the inputs the folder was made from, and whether it is whole;
-`config.yaml` has the whole configuration.
+`config.yaml` has the whole configuration. What other settings have made is set aside, and taken
+back when they return.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def run_stage(stage: Stage, config: Config) -> None:
     check_targets(config)
     stage.check(config)
     if rank_of_environment().rank > 0:
-        _await_record(folder, wanted)
+        if _fresh(stage, folder, _await_record(folder, wanted), wanted):
+            return
         if stage.parallel:
             stage.run(config, folder)
         else:
@@ -85,16 +87,23 @@ def run_stage(stage: Stage, config: Config) -> None:
         return
     if not _agree(found, wanted):
         _move_aside(folder, found, wanted)
-    started = datetime.now(UTC)
-    _record(folder, wanted, "running", started)
+        found = _take_back(folder, wanted)
+        if _fresh(stage, folder, found, wanted):
+            return
+    begun = time.monotonic()
+    starts = {
+        "started": found.get("started", _now()),
+        "starts": found.get("starts", 0) + 1,
+    }
+    _record(folder, wanted, "running", starts)
     with atomic_write(folder / "config.yaml") as file:
         file.write(OmegaConf.to_yaml(OmegaConf.create(asdict(config))).encode())
     log.info("%s: %s in %s", stage.name, "going on" if _agree(found, wanted) else "starts", folder)
     outputs = [folder / name for name in stage.outputs]
     with tracked(config, folder, stage.inputs(config), outputs, wanted["code"]):
         stage.run(config, folder)
-    _record(folder, wanted, "finished", started)
-    log.info("%s: done in %.0f s", stage.name, (datetime.now(UTC) - started).total_seconds())
+    _record(folder, wanted, "finished", starts | {"finished": _now()})
+    log.info("%s: done in %.0f s", stage.name, time.monotonic() - begun)
 
 
 def is_fresh(stage: Stage, config: Config) -> bool:
@@ -185,11 +194,12 @@ def _hash_listing(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _record(folder: Path, wanted: dict[str, Any], status: str, started: datetime) -> None:
-    times = {"started": started.isoformat(timespec="seconds")}
-    if status == "finished":
-        times["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+def _record(folder: Path, wanted: dict[str, Any], status: str, times: dict[str, Any]) -> None:
     write_json(folder / RECORD, {"status": status} | times | wanted)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _move_aside(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -200,6 +210,25 @@ def _move_aside(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> 
     kept = folder.with_name(f"{folder.name}.before-{stamp}")
     folder.rename(kept)
     log.info("%s has changed; the former %s is kept in %s", _changes(found, wanted), folder, kept)
+
+
+def _take_back(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Put back what the same configuration and inputs had made before it was set aside.
+
+    Returns:
+        Its record, empty where there is none.
+    """
+    for kept in sorted(folder.parent.glob(f"{folder.name}.before-*"), reverse=True):
+        try:
+            record = read_record(kept)
+        except ValueError as error:
+            log.warning("passed over: %s", error)
+            continue
+        if _agree(record, wanted):
+            kept.rename(folder)
+            log.info("%s is what these settings had made before; taken back from %s", folder, kept)
+            return record
+    return {}
 
 
 def _changes(found: dict[str, Any], wanted: dict[str, Any]) -> str:
@@ -225,13 +254,14 @@ def _await_end(folder: Path) -> None:
         time.sleep(1)
 
 
-def _await_record(folder: Path, wanted: dict[str, Any]) -> None:
-    """Wait until the first process has prepared the folder."""
+def _await_record(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The record, when the first process has prepared the folder."""
     deadline = time.monotonic() + PATIENCE_S
-    while not _agree(read_record(folder), wanted):
+    while not _agree(record := read_record(folder), wanted):
         if time.monotonic() > deadline:
             raise TimeoutError(
                 f"the first process has not begun {folder} within {PATIENCE_S} s; see its log, and "
                 "start all processes with the same settings"
             )
         time.sleep(0.2)
+    return record

@@ -55,12 +55,12 @@ class StopInOrder(Callback):
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Leave a validation, which may take longer than there is time.
 
-        Ranks may have different numbers of batches, so this one does not ask the others.
+        All ranks do at the same batch, for they have equally many.
 
         Raises:
             Stopped: training goes on from the checkpoint before the validation.
         """
-        if stop_requested():
+        if trainer.strategy.reduce_boolean_decision(stop_requested(), all=False):
             raise Stopped(f"stopped in the validation after step {trainer.global_step}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:

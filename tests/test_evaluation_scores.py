@@ -182,11 +182,12 @@ def test_fid_leaves_out_images_without_a_clean_one(tmp_path: Path) -> None:
     assert fid_of(metric, samples, {"input": Input()}, []) == ({}, {})
 
 
+@pytest.mark.parametrize(("starts", "minutes"), [(1, 3), (2, None)])
 def test_trainings_are_those_of_the_record_not_of_todays_settings(
-    tiny_config: Callable[..., Config],
+    tiny_config: Callable[..., Config], starts: int, minutes: float | None
 ) -> None:
     config = tiny_config("restorer.steps=9")
     times = {"started": "2026-01-01T10:00:00+00:00", "finished": "2026-01-01T10:03:00+00:00"}
-    record = times | {"config": {"restorer": {"steps": 1234}}}
+    record = times | {"starts": starts, "config": {"restorer": {"steps": 1234}}}
     write_json(RESTORER.folder(config) / RECORD, record)
-    assert _trainings(config) == [Training("restorer", 1234, 3)]
+    assert _trainings(config) == [Training("restorer", 1234, minutes)]

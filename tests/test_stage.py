@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,6 +62,38 @@ def test_changed_setting_reruns_and_keeps_the_former_result(
     assert (kept[0] / "whole.txt").read_text() == "0"
 
 
+def test_former_result_is_taken_back_when_its_settings_return(
+    tiny_config: MakeConfig, source: Path
+) -> None:
+    work, failing = Work(), Work(fails=True)
+    run_stage(_stage(work, source), tiny_config())
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(_stage(failing, source), tiny_config("captions.batch_size=3"))
+    run_stage(_stage(work, source), tiny_config())
+    assert len(work.found) == 1
+    failing.fails = False  # goes on with what it had left
+    run_stage(_stage(failing, source), tiny_config("captions.batch_size=3"))
+    assert failing.found == [[], ["half.txt"]]
+    assert len(list(Path(tiny_config().run_dir).glob("made.before-*"))) == 1
+
+
+def test_further_process_does_nothing_where_the_first_took_the_result_back(
+    tiny_config: MakeConfig, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, config = Work(), tiny_config()
+    stage = replace(_stage(work, source), parallel=True)
+    run_stage(stage, config)
+    made = stage.folder(config)
+    aside = made.rename(made.with_name("aside"))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    first = threading.Timer(0.5, aside.rename, [made])
+    first.start()
+    run_stage(stage, config)
+    first.join()
+    assert len(work.found) == 1
+
+
 def test_changed_input_reruns(tiny_config: MakeConfig, source: Path) -> None:
     work = Work()
     run_stage(_stage(work, source), tiny_config())
@@ -92,6 +125,7 @@ def test_record_says_what_the_result_was_made_from(tiny_config: MakeConfig, sour
     record = json.loads((folder / RECORD).read_text())
     assert record["seed"] == 7
     assert record["status"] == "finished"
+    assert record["starts"] == 1
     assert record["config"]["captions"]["batch_size"] == 16
     assert list(record["inputs"]) == [str(source)]
     assert len(record["inputs"][str(source)]) == 64

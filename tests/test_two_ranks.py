@@ -79,11 +79,11 @@ def test_two_ranks_see_what_one_sees(folder: Path) -> None:
         json.loads((folder / f"seen-{rank}.json").read_text()) for rank in range(2)
     ]
     assert in_order([rank["trained"] for rank in seen]) == expected(shards, range(40))
-    assert in_order([alone.trained]) == expected(shards, range(14))
-    # From step 6 of one rank, 12 draws, to step 8 on two; and the other way round from 24.
-    assert in_order([rank["resumed"] for rank in seen]) == expected(shards, range(12, 20))
+    assert in_order([alone.trained]) == expected(shards, range(28))
+    # From step 6 of one rank, 24 draws, to step 8 on two; and the other way round.
+    assert in_order([rank["resumed"] for rank in seen]) == expected(shards, range(24, 32))
     onwards = fit(folder, data(shards), 9, devices=1, start=folder / "two.ckpt")
-    assert in_order([onwards.trained]) == expected(shards, range(24, 30))
+    assert in_order([onwards.trained]) == expected(shards, range(24, 36))
 
     for number in range(2):  # validations
         keys = Counter(key for rank in seen for key in rank["validated"][number])
@@ -143,7 +143,7 @@ def test_order_of_draws_is_that_of_no_workers(folder: Path, workers: int) -> Non
         [f"{key} {lq.sum()}" for key, lq in zip(batch.key, batch.lq, strict=True)]
         for batch in islice(iter(loader), 15)
     ]
-    assert in_order([batches]) == expected(folder / "shards", range(30))
+    assert in_order([batches]) == expected(folder / "shards", range(60))
 
 
 @pytest.mark.slow
@@ -153,9 +153,7 @@ def test_two_ranks_train_as_one_does_on_the_joint_batches(
 ) -> None:
     for other in {"shards", "captions", "controller"} - {stage}:
         (tmp_path / other).symlink_to(finished / other)
-    half = {"controller": 5, "restorer": 1}[stage]
-    sizes = f"{stage}.batch_size={half}"
-    result = call(tmp_path, f"train-{stage}", "trainer.devices=2", sizes)
+    result = call(tmp_path, f"train-{stage}", "trainer.devices=2")
     assert result.returncode == 0, result.stderr
     one, two = (outputs(run, stage) for run in (finished, tmp_path))
     assert relative_error(two, one) < 1e-5

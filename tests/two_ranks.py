@@ -60,7 +60,7 @@ class NotesEnd(Callback):
         note.write_text(f"{type(exception).__name__}: {exception}")
 
 
-def data(shards: Path, batch_size: int = 2, workers: int = 0) -> MixedData:
+def data(shards: Path, batch_size: int = 4, workers: int = 0) -> MixedData:
     return MixedData(
         shards=shards,
         captions=None,
@@ -114,7 +114,7 @@ def fit(
 def main(scenario: str, folder: Path) -> None:
     rank = os.environ.get("LOCAL_RANK", "0")
     if scenario == "stop":
-        fit(folder, data(folder / f"shards-{rank}", batch_size=4), 200, devices=2)
+        fit(folder, data(folder / f"shards-{rank}", batch_size=8), 200, devices=2)
         return
     shards = folder / "shards"
     fresh = fit(folder, data(shards), 10, devices=2, save=folder / "two.ckpt")

@@ -40,7 +40,8 @@ class Training(NamedTuple):
 
     name: str
     steps: int
-    minutes: float
+    minutes: float | None
+    """None where it went on after an interruption: how long it trained before is not known."""
 
 
 def write_report(
@@ -119,7 +120,7 @@ def _trainings(config: Config) -> list[Training]:
         record = read_record(stage.folder(config))
         if "finished" in record:
             begin, end = (datetime.fromisoformat(record[name]) for name in ("started", "finished"))
-            minutes = (end - begin).total_seconds() / 60
+            minutes = (end - begin).total_seconds() / 60 if record.get("starts", 1) == 1 else None
             steps = record["config"][stage.name]["steps"]
             trainings.append(Training(stage.name, steps, minutes))
     return trainings
