@@ -46,6 +46,17 @@ def data(
 LOSSES: dict[str, Loss] = {"matching": matching, "data": data}
 
 
+def loss_of(name: str) -> Loss:
+    """Look a loss up by its configuration name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"unknown loss {name!r}; choose one of: {', '.join(LOSSES)}")
+    return LOSSES[name]
+
+
 def draw_times_and_noise(
     generators: Sequence[torch.Generator], T: int, images: Tensor, late_times: float = 0
 ) -> tuple[Tensor, Tensor]:
@@ -132,8 +143,6 @@ class RestorerModule(LightningModule):
             ValueError: there is no such loss, `late_times` is negative, or `told` are no shares.
         """
         super().__init__()
-        if loss not in LOSSES:
-            raise ValueError(f"restorer.loss={loss!r}; choose one of: {', '.join(LOSSES)}")
         if late_times < 0:
             raise ValueError(f"restorer.late_times={late_times}; give 0 or more")
         if min(told) < 0 or sum(told) > 1:
@@ -143,7 +152,7 @@ class RestorerModule(LightningModule):
             )
         self._late_times, self._patch, self._told = late_times, patch, told
         self.network: nn.Module = denoiser.network
-        self._denoiser, self._loss = denoiser, LOSSES[loss]
+        self._denoiser, self._loss = denoiser, loss_of(loss)
         # Frozen and no nn.Module itself: neither saved, averaged, nor wrapped for DDP.
         self._controller = controller
         self._make_optimizer, self._schedule = make_optimizer, schedule

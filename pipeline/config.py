@@ -265,6 +265,11 @@ def _check_ranges(config: Config) -> None:
         "restorer.batch_size": (config.restorer.batch_size, 1),
         "evaluate.batch_size": (config.evaluate.batch_size, 1),
     }
+    if config.trainer.precision == "16-mixed":
+        raise ConfigError(
+            "trainer.precision=16-mixed: its scaled gradients overflow from time to time, at which "
+            "training would stop; take bf16-mixed"
+        )
     stages: dict[str, ControllerConfig | RestorerConfig]
     stages = {"controller": config.controller, "restorer": config.restorer}
     for name, stage in stages.items():

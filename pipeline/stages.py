@@ -93,6 +93,12 @@ def evaluated_outputs(config: Config) -> dict[str, Path]:
     return {name: Path(folder) for name, folder in (config.evaluate.methods or {}).items()}
 
 
+def evaluates_own_model(config: Config) -> bool:
+    """Whether it is this run's model that is evaluated: neither a named one, nor none at all."""
+    evaluate = config.evaluate
+    return bool(evaluate.model and not evaluate.pretrained and not evaluate.restorer)
+
+
 def evaluated_weights(config: Config) -> tuple[Path, Path]:
     """The controller and the restorer to evaluate."""
     controller, restorer = config.evaluate.controller, config.evaluate.restorer
@@ -113,12 +119,13 @@ def _evaluation_inputs(config: Config) -> list[Path]:
     return [*found, *(evaluated_weights(config) if config.evaluate.model else ())]
 
 
-def _check_restorer(config: Config) -> None:
-    import_module("pipeline.train_restorer").check(config)
+def _check_of(module: str) -> Callable[[Config], None]:
+    """The `check` of a module, imported when called."""
 
+    def check(config: Config) -> None:
+        import_module(module).check(config)
 
-def _check_evaluation(config: Config) -> None:
-    import_module("pipeline.evaluate").check(config)
+    return check
 
 
 def _evaluated_files(config: Config) -> list[Path]:
@@ -155,6 +162,7 @@ CONTROLLER = Stage(
     inputs=_controller_inputs,
     outputs=[WEIGHTS],
     run=_work_of("pipeline.train_controller"),
+    check=_check_of("pipeline.train_controller"),
 )
 RESTORER = Stage(
     name="restorer",
@@ -163,7 +171,7 @@ RESTORER = Stage(
     inputs=_restorer_inputs,
     outputs=[WEIGHTS],
     run=_work_of("pipeline.train_restorer"),
-    check=_check_restorer,
+    check=_check_of("pipeline.train_restorer"),
 )
 EVALUATION = Stage(
     name="evaluation",
@@ -172,7 +180,7 @@ EVALUATION = Stage(
     inputs=_evaluation_inputs,
     outputs=[REPORT, FIGURES, SCORES],
     run=_work_of("pipeline.evaluate"),
-    check=_check_evaluation,
+    check=_check_of("pipeline.evaluate"),
     many_inputs=_evaluated_files,
 )
 

@@ -9,11 +9,11 @@ import torch
 from datamodules.datasets import collate_padded
 from datamodules.mixed import MixedData
 from datamodules.views import whole_image
-from modules.controller_module import ControllerModule
+from modules.controller_module import DEGRADATION_TARGETS, ControllerModule
 from modules.daclip import build_daclip
 from modules.restorer import Controller
 from pipeline.callbacks import Confusion
-from pipeline.config import Config, build
+from pipeline.config import Config, ConfigError, build
 from pipeline.models import save_controller, start_from
 from pipeline.stages import SHARDS, WEIGHTS, caption_file
 from pipeline.training import fit, schedule_of
@@ -65,3 +65,20 @@ def run(config: Config, folder: Path) -> None:
     if trainer.is_global_zero:
         controller = Controller(daclip, words, stage.windows)
         save_controller(folder / WEIGHTS, controller, config.clip.architecture)
+
+
+def check(config: Config) -> None:
+    """Refuse settings that cannot work.
+
+    Raises:
+        ConfigError: there are no such targets, or the CLIP cannot be made.
+    """
+    targets = config.controller.degradation_targets
+    if targets not in DEGRADATION_TARGETS:
+        known = ", ".join(DEGRADATION_TARGETS)
+        raise ConfigError(f"controller.degradation_targets={targets}; choose one of: {known}")
+    try:
+        with torch.device("meta"):
+            build_daclip(config.clip.architecture)
+    except ValueError as error:
+        raise ConfigError(f"clip.architecture: {error}") from error

@@ -10,8 +10,8 @@ from datamodules.datasets import collate
 from datamodules.mixed import MixedData
 from datamodules.views import RandomPatch
 from modules.prediction import parameterisation
-from modules.restorer import Denoiser, make_sampling
-from modules.restorer_module import RestorerModule
+from modules.restorer import Denoiser, Sampling, make_sampling
+from modules.restorer_module import RestorerModule, loss_of
 from modules.sde import make_tables
 from modules.unet import ConditionalUNet
 from pipeline.callbacks import Average, Samples
@@ -55,9 +55,7 @@ def run(config: Config, folder: Path) -> None:
         stage.loss,
         build(stage.optimizer),
         schedule_of(stage),
-        make_sampling(
-            **vars(config.sampling) | {"calls": min(stage.val_calls, config.sampling.calls)}
-        ),
+        _validation_sampling(config),
         training_scores(),
         data.words("val"),
         config.seed,
@@ -78,8 +76,30 @@ def check(config: Config) -> None:
     """Refuse settings that cannot work.
 
     Raises:
-        ConfigError: the patch is larger than what it is cut of.
+        ConfigError: the patch is larger than what it is cut of, the network, its target, its loss
+            or the SDE cannot be made, or validation calls the network more often than there are
+            times.
     """
-    view, patch = config.restorer.view, config.restorer.patch
-    if view is not None and view < patch:
-        raise ConfigError(f"restorer.view={view}: restorer.patch={patch} cannot be cut of it")
+    stage = config.restorer
+    if stage.view is not None and stage.view < stage.patch:
+        raise ConfigError(
+            f"restorer.view={stage.view}: restorer.patch={stage.patch} cannot be cut of it"
+        )
+    try:
+        loss_of(stage.loss)
+        parameterisation(stage.target)
+        T, sampling = make_tables(**vars(config.sde)).T, _validation_sampling(config)
+        with torch.device("meta"):
+            build_network(stage.network)
+    except ValueError as error:
+        raise ConfigError(f"stage (b) cannot be trained so: {error}") from error
+    if sampling.calls > T:
+        raise ConfigError(
+            f"validation takes {sampling.calls} network calls an image, the lower of "
+            f"restorer.val_calls and sampling.calls; with sde.T={T} there can be {T} at most"
+        )
+
+
+def _validation_sampling(config: Config) -> Sampling:
+    calls = min(config.restorer.val_calls, config.sampling.calls)
+    return make_sampling(**vars(config.sampling) | {"calls": calls})

@@ -15,7 +15,7 @@ from datamodules.files import remove_partial
 from modules.optim import warmup_cosine
 from pipeline.callbacks import Throughput
 from pipeline.checkpoints import LAST, WholeFiles, keep_checkpoints, newest_checkpoint, take_best
-from pipeline.config import Config, ConfigError, ControllerConfig, RestorerConfig
+from pipeline.config import Config, ControllerConfig, RestorerConfig
 from pipeline.guards import GradientGuard
 from pipeline.loggers import loggers
 from pipeline.models import device_of
@@ -40,12 +40,7 @@ def fit(
 
     `monitor` is the validation metric by which the best checkpoint is chosen. Afterwards the module
     of the first process has the weights to keep, as `stage.keep` says: the last, or the best.
-
-    Raises:
-        ConfigError: gradients are to be clipped in a precision in which they are scaled.
     """
-    if stage.clip_norm is not None and config.trainer.precision == "16-mixed":
-        raise ConfigError("clip_norm does not go with trainer.precision=16-mixed; take bf16-mixed")
     # Both say what is meant so: the sampler is endless, and workers are as many as configured.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`__len__`.*")

@@ -143,3 +143,32 @@ def test_patch_that_cannot_be_cut_of_the_view_is_refused(
     STAGES["train-restorer"].check(tiny_config("restorer.patch=32", "restorer.view=32"))
     with pytest.raises(ConfigError, match=r"restorer.view=31: restorer.patch=32 cannot be cut"):
         STAGES["train-restorer"].check(tiny_config("restorer.patch=32", "restorer.view=31"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "message"),
+    [
+        (
+            "restorer",
+            ["restorer.loss=mathcing"],
+            "unknown loss 'mathcing'; choose one of: matching",
+        ),
+        ("restorer", ["restorer.target=nois"], "unknown prediction target 'nois'"),
+        ("restorer", ["sde.schedule=cosin"], "unknown SDE schedule 'cosin'"),
+        ("restorer", ["restorer.network.width=33"], "width must be even"),
+        ("restorer", ["sde.T=1", "sampling.calls=3"], r"takes 3 network calls .* sde.T=1 .* 1 at"),
+        ("controller", ["controller.degradation_targets=multi"], "one of: identity, multi_pos"),
+        ("controller", ["clip.architecture=ViT-B-33"], "unknown CLIP architecture 'ViT-B-33'"),
+    ],
+)
+def test_training_that_cannot_work_is_refused_before_anything_is_set_aside(
+    tiny_config: Callable[..., Config], stage: str, overrides: list[str], message: str
+) -> None:
+    STAGES[f"train-{stage}"].check(tiny_config())
+    with pytest.raises(ConfigError, match=message):
+        STAGES[f"train-{stage}"].check(tiny_config(*overrides))
+
+
+def test_precision_that_scales_gradients_is_refused(tiny_config: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match="take bf16-mixed"):
+        tiny_config("trainer.precision=16-mixed")

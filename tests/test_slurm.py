@@ -184,6 +184,27 @@ def test_fresh_stages_are_not_submitted(tiny_config: MakeConfig, slurm: FakeSlur
     assert "--dependency" not in " ".join(slurm.calls[-1])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "submitted"),
+    [
+        (["evaluate.pretrained=shipped"], ["shards", "evaluate"]),
+        (["evaluate.pretrained=shipped", "evaluate.data={folder}"], ["evaluate"]),
+        (["evaluate.model=false", "evaluate.data={folder}"], ["evaluate"]),
+    ],
+)
+def test_nothing_is_trained_to_evaluate_another_model(
+    tiny_config: MakeConfig,
+    slurm: FakeSlurm,
+    tmp_path: Path,
+    overrides: list[str],
+    submitted: list[str],
+) -> None:
+    given = [*NO_GPUS, *(override.format(folder=tmp_path) for override in overrides)]
+    config = tiny_config(*given)
+    submit.submit(config, given, "evaluate", dry_run=False)
+    assert list(submit.read_jobs(config)) == submitted
+
+
 def test_jobs_that_are_not_done_stand_in_the_way(tiny_config: MakeConfig, slurm: FakeSlurm) -> None:
     config = tiny_config(*NO_GPUS)
     other = "9|RUNNING|/some/where/else/slurm/evaluate.sh"

@@ -28,7 +28,7 @@ from pipeline.evaluation.published import RECOGNISED, RECOGNISED_MEAN, SOURCE
 from pipeline.evaluation.summary import Summary
 from pipeline.evaluation.tables import Table, ablated, by_dataset, by_task, compared
 from pipeline.stage import code_version, read_record
-from pipeline.stages import CONTROLLER, RESTORER
+from pipeline.stages import CONTROLLER, RESTORER, evaluates_own_model
 
 PACKAGES = ("torch", "open_clip_torch", "torchmetrics", "lpips")
 SHORT_MINUTES = 60
@@ -113,8 +113,8 @@ def _ablations(summary: Summary) -> list[Table]:
 
 def _trainings(config: Config) -> list[Training]:
     """What the records say of both stages that trained the model, where it is this run's."""
-    evaluate, trainings = config.evaluate, list[Training]()
-    if not evaluate.model or evaluate.pretrained or evaluate.restorer:
+    trainings = list[Training]()
+    if not evaluates_own_model(config):
         return trainings
     for stage in (CONTROLLER, RESTORER):
         record = read_record(stage.folder(config))
