@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,15 +76,16 @@ class PhotoFolder:
     root: str
 
     def photos(self) -> list[Photo]:
-        """All images of both folders.
+        """All images of both folders, named by their files, and by the folder where both have one.
 
         Raises:
             FileNotFoundError: a folder is missing or holds no image.
         """
+        found = [(split, path) for split in SPLITS for path in list_images(Path(self.root) / split)]
+        counts = Counter(path.name for _, path in found)
         return [
-            Photo(path.name, split, path)
-            for split in SPLITS
-            for path in list_images(Path(self.root) / split)
+            Photo(path.name if counts[path.name] == 1 else f"{split}/{path.name}", split, path)
+            for split, path in found
         ]
 
 

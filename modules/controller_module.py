@@ -125,7 +125,8 @@ class ControllerModule(LightningModule):
         self.confusion.reset()
         self.recognised = counts.cpu()
         shares = counts.diag() / counts.sum(dim=1)
-        self.log("degradation_accuracy", shares.nanmean(), prog_bar=True, sync_dist=True)
+        accuracy = {"degradation_accuracy": shares.nanmean()}
+        self.log_dict(accuracy, prog_bar=True, sync_dist=True)
         self.log_dict(by_group("degradation_accuracy", self.words, shares), sync_dist=True)
 
     def on_before_zero_grad(self, optimizer: Optimizer) -> None:

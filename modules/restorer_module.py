@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from modules import sde
+from modules.contrastive import gather
 from modules.controller_module import MakeOptimizer, TrainingBatch
 from modules.daclip import Embeddings
 from modules.group_mean import GroupMean, bucket_of, by_group, time_buckets
@@ -101,6 +102,13 @@ def cut_patches(
     )
 
 
+def _of_draw_before(numbers: Sequence[int], features: Tensor) -> Tensor:
+    """For each draw the features of the one before it in the batch of all ranks; it goes round."""
+    own = torch.tensor(numbers, device=features.device)
+    drawn, order = gather(own).sort()
+    return gather(features)[order[torch.searchsorted(drawn, own) - 1]]
+
+
 class RestorerModule(LightningModule):
     """Denoising at a random time, given what the frozen DA-CLIP sees in the degraded image."""
 
@@ -174,7 +182,7 @@ class RestorerModule(LightningModule):
         generators = draw_generators(self.device, self._seed, batch.number)
         embeddings = self._controller.embed(mu)
         if any(self._told):
-            embeddings = self._tell_some(generators, batch.degradation, embeddings)
+            embeddings = self._tell_some(generators, batch, embeddings)
         if self._patch:
             x_0, mu = cut_patches(self._patch, generators, x_0, mu)
         t, noise = draw_times_and_noise(generators, tables.T, mu, self._late_times)
@@ -222,12 +230,13 @@ class RestorerModule(LightningModule):
         }
 
     def _tell_some(
-        self, generators: Sequence[torch.Generator], words: Sequence[str], seen: Embeddings
+        self, generators: Sequence[torch.Generator], batch: TrainingBatch, seen: Embeddings
     ) -> Embeddings:
-        """True words, or what the image before shows, for a random share of the images."""
+        """True words, or what another image shows, for a random share of the images."""
         true, swapped = self._told
         chance = torch.stack([torch.rand((), generator=g, device=g.device) for g in generators])
-        texts, others = self._controller.tell(words, seen).degradation, seen.degradation.roll(1, 0)
+        texts = self._controller.tell(batch.degradation, seen).degradation
+        others = _of_draw_before(batch.number, seen.degradation)
         told = torch.where((chance < true)[:, None], texts, seen.degradation)
         swap = (chance >= true) & (chance < true + swapped)
         return seen._replace(degradation=torch.where(swap[:, None], others, told))

@@ -83,8 +83,7 @@ class KeepBest(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Find the score to beat."""
-        if self._path.is_file() and _fault_of(self._path) is None:
-            best = torch.load(self._path, map_location="cpu", weights_only=True)
+        if best := _read(self._path):
             self._score = best["callbacks"][self.state_key][self._monitor]
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -140,16 +139,22 @@ def take_best(folder: Path, module: nn.Module) -> None:
 
     Where there are none, or they are damaged, it keeps what it has, with a warning.
     """
-    path = folder / f"{BEST}.ckpt"
+    if best := _read(folder / f"{BEST}.ckpt"):
+        module.load_state_dict(best["state_dict"])
+        log.info("the weights of step %d validated best and are kept", best["global_step"])
+    else:
+        log.warning("no validation has left its weights; the last ones are kept")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A checkpoint; none where there is no file, or a damaged one, with a warning."""
     if not path.is_file():
-        log.warning("no validation has given a score; the last weights are kept")
-        return
+        return None
     if fault := _fault_of(path):
-        log.warning("%s is damaged (%s); the last weights are kept in their place", path, fault)
-        return
-    best = torch.load(path, map_location="cpu", weights_only=True)
-    module.load_state_dict(best["state_dict"])
-    log.info("the weights of step %d validated best and are kept", best["global_step"])
+        log.warning("%s is damaged (%s) and passed over", path, fault)
+        return None
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return checkpoint
 
 
 def _fault_of(path: Path) -> str | None:

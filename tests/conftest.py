@@ -36,6 +36,7 @@ TINY_RUN = [
     "restorer.steps=4",
     "restorer.batch_size=2",
     "restorer.patch=32",
+    "restorer.swapped=0.5",
     "restorer.val_every=2",
     "restorer.network.context_dim=32",
     "restorer.network.multipliers=[1, 1]",

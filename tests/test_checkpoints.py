@@ -52,13 +52,15 @@ def test_last_and_best_are_kept(finished: Path) -> None:
 class Scored(LightningModule):
     """A number that counts the steps, whose validations have given scores."""
 
-    def __init__(self, scores: dict[int, float], dies_after: int | None = None) -> None:
+    def __init__(
+        self, scores: dict[int, float], dies_after: int | None = None, dies_in: int | None = None
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()))
-        self._scores, self._dies_after = scores, dies_after
+        self._scores, self._dies_after, self._dies_in = scores, dies_after, dies_in
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        if self.global_step == self._dies_after:
+        if self.global_step == self._dies_after or batch_idx == self._dies_in:
             raise RuntimeError("killed")
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -71,11 +73,12 @@ class Scored(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-def train(folder: Path, module: Scored) -> None:
+def train(folder: Path, module: Scored, accumulate: int = 1) -> None:
     trainer = Trainer(
         accelerator="cpu",
         max_steps=len(module._scores),
-        val_check_interval=1,
+        accumulate_grad_batches=accumulate,
+        val_check_interval=accumulate,
         num_sanity_val_steps=0,
         callbacks=keep_checkpoints(folder, 1, "score"),
         plugins=[WholeFiles()],
@@ -100,6 +103,18 @@ def test_best_stays_the_best_after_a_kill_and_in_another_folder(tmp_path: Path) 
     assert module.weight == 2
 
 
+def test_checkpoint_is_not_saved_again_amid_the_batches_of_the_next_step(tmp_path: Path) -> None:
+    scores = {1: 1.0, 2: 2.0, 3: 3.0}
+    with pytest.raises(RuntimeError, match="killed"):
+        train(tmp_path, Scored(scores, dies_after=2), accumulate=2)
+    saved = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert {path.name for path in saved} >= {"step=2.ckpt", "last.ckpt"}
+    module = Scored(scores, dies_in=5)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(tmp_path, module, accumulate=2)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == saved
+
+
 def test_last_weights_stay_where_nothing_has_a_score(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -107,7 +122,7 @@ def test_last_weights_stay_where_nothing_has_a_score(
     train(tmp_path, module)
     take_best(tmp_path, module)
     assert module.weight == 2
-    assert "no validation has given a score" in caplog.text
+    assert "no validation has left its weights" in caplog.text
 
 
 def test_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ def test_synthetic_pairs_degrade_the_same_crops(tmp_path: Path, save_image: Save
     source = SyntheticPairs(photos, {"train": 2, "val": 1}, 48, (1.0, 1.5), None, False, seed=3)
     plan = source.plan()
     assert len(plan) == 3 * len(WORDS)
+    assert {pair.source for pair in plan} == {"train/one.png", "val/one.png"}
     made = {pair.words: pair.make() for pair in plan if pair.split == "train" and pair.draw == 1}
     cleans = [clean for _, clean in made.values()]
     assert all(np.array_equal(clean, cleans[0]) for clean in cleans)
