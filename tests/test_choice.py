@@ -41,6 +41,12 @@ def test_choices_become_shares(text: str, shares: dict[str, float]) -> None:
     assert list(found) == list(shares) and found == pytest.approx(shares)
 
 
+def test_longest_choice_is_taken() -> None:
+    text = ",".join(f"print {i}" for i in range(16))
+    text += "s" * (500 - len(text))
+    assert len(parse_choice(text, WORDS)) == 16
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -57,6 +63,8 @@ def test_choices_become_shares(text: str, shares: dict[str, float]) -> None:
         ("noisy,Noisy", "names 'noisy' twice"),
         ("rainny", "if 'rainy' is meant"),
         ("automatic, noissy", "if 'noisy' is meant"),
+        ("a" * 501, "has 501 characters in 1 parts; it may have 500 in 16 at most"),
+        (",".join(map(str, range(17))), "characters in 17 parts; it may have 500 in 16"),
     ],
 )
 def test_other_choices_are_refused(text: str, message: str) -> None:

@@ -16,6 +16,9 @@ AUTO = "auto"
 """The degradation that is seen in the image."""
 CLOSE = 0.75
 """Likeness from which a single unknown word is taken for a misspelt one."""
+MOST_PARTS = 16
+MOST_CHARACTERS = 500
+"""Of a choice: the texts are embedded as one batch, and a long word is slow to tokenise."""
 
 
 def parse_choice(text: str, words: Sequence[str]) -> dict[str, float]:
@@ -30,10 +33,16 @@ def parse_choice(text: str, words: Sequence[str]) -> dict[str, float]:
 
     Raises:
         ValueError: a part is empty, named twice or nearly a known word, or a weight is no number
-            of 0 or more, or all of them are 0.
+            of 0 or more, or all of them are 0, or the choice is too long.
     """
+    parts = text.split(",")
+    if len(text) > MOST_CHARACTERS or len(parts) > MOST_PARTS:
+        raise ValueError(
+            f"the degradation has {len(text)} characters in {len(parts)} parts; it may have "
+            f"{MOST_CHARACTERS} in {MOST_PARTS} at most"
+        )
     weights: dict[str, float] = {}
-    for part in text.split(","):
+    for part in parts:
         name, weight = _part(part, text, words)
         if name in weights:
             raise ValueError(f"degradation {text!r} names {name!r} twice; name each once")
