@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from PIL import Image
 
 from datamodules.degradations import WORDS
 from pipeline.app.examples import make_examples
-from pipeline.app.service import PREVIEW, Cancelled, Limits, Refused, Service, preview
+from pipeline.app.service import PREVIEW, Limits, Refused, Service, preview
+from pipeline.app.turns import Cancelled
 from pipeline.restoration.restorer import Options
 from tests.conftest import photograph
 from tests.restoring import tiny_restorer
@@ -144,6 +146,13 @@ def test_page_keeps_its_files_to_itself_and_takes_them_along_when_it_ends(tmp_pa
             (folder,) = tmp_path.glob("restore-page-*")
             assert folder.stat().st_mode & 0o077 == 0
             assert len(list((folder / "examples").iterdir())) == 10
+            old = folder / "results" / "of a visitor"
+            old.mkdir(parents=True)
+            os.utime(old, (0, 0))
+            deadline = time.monotonic() + 30
+            while old.exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert not old.exists()
         finally:
             page.terminate()
     assert page.returncode == 0

@@ -46,7 +46,6 @@ def _serve(chosen: argparse.Namespace, folder: Path) -> int:
         restorer = Restorer.from_pretrained(chosen.model, device=chosen.device)
         service = Service(restorer, folder / "results", limits)
         page = build(service, make_examples(folder / "examples"))
-        page.queue(max_size=limits.waiting)
         try:
             page.launch(
                 server_name=chosen.host,
@@ -62,7 +61,8 @@ def _serve(chosen: argparse.Namespace, folder: Path) -> int:
             )
             logger.info("the page is at http://%s:%d; Ctrl-C ends it", chosen.host, chosen.port)
             while page.is_running:
-                time.sleep(0.2)
+                service.sweep()
+                time.sleep(1)
         finally:
             service.cancel_all()
             page.close(verbose=False)  # block_thread would wait 5 s for open pages

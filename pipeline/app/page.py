@@ -10,7 +10,9 @@ from typing import Any
 import gradio as gr
 
 from datamodules.images import SUFFIXES
-from pipeline.app.service import Cancelled, Refused, Service, preview
+from pipeline.app.results import KEPT
+from pipeline.app.service import Refused, Service, preview
+from pipeline.app.turns import Cancelled
 from pipeline.restoration.choice import AUTO
 from pipeline.restoration.restorer import Options, Tile
 
@@ -30,8 +32,8 @@ CSS = """
 }
 footer { display: none !important; }
 """
-KEPT = 3600
-"""Seconds until uploads and results are deleted."""
+SWEPT = 5 * 60
+"""Seconds after which Gradio looks again for uploads and results that are older than KEPT."""
 
 
 def theme() -> gr.themes.Base:
@@ -48,7 +50,7 @@ def build(service: Service, examples: Sequence[Path]) -> gr.Blocks:
         service: restores.
         examples: photographs to try, named by what ails them.
     """
-    page: gr.Blocks = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT, KEPT))
+    page: gr.Blocks = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(SWEPT, KEPT))
     with page:
         gr.Markdown(f"# {TITLE}\n{SAID}")
         with gr.Row():
@@ -95,6 +97,7 @@ def build(service: Service, examples: Sequence[Path]) -> gr.Blocks:
         )
         stop.click(handlers.cancel, None, told, queue=False, cancels=[working])
         page.unload(handlers.leave)
+    page.queue(max_size=service.limits.waiting)
     return page
 
 

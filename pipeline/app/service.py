@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +11,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.files import atomic_write
 from datamodules.images import BadImage, count_pixels
+from pipeline.app.results import Results
+from pipeline.app.turns import Turn, Turns
 from pipeline.restoration.encoding import check_fits, encode_photograph
 from pipeline.restoration.machine import is_out_of_memory
 from pipeline.restoration.photographs import Photograph, read_photograph
 from pipeline.restoration.pictures import LEVELS, Canvas
-from pipeline.restoration.restorer import Options, Progress, Restorer
+from pipeline.restoration.restorer import Options, Progress, Restoration, Restorer
 
 PREVIEW = 1600
 """The longer side of what the page shows, in pixels, at most; the download has all of them."""
@@ -45,10 +43,6 @@ class Refused(ValueError):
     """A photograph or a wish that the page does not serve; the message is for its user."""
 
 
-class Cancelled(Exception):
-    """The user does not want it any more."""
-
-
 class Result(NamedTuple):
     """A restored photograph."""
 
@@ -62,13 +56,12 @@ class Result(NamedTuple):
 
 
 class Service:
-    """Restores photographs for the sessions of a page, one at a time each."""
+    """Restores photographs for the sessions of a page, one at a time."""
 
     def __init__(self, restorer: Restorer, folder: Path, limits: Limits) -> None:
-        """Serve with a restorer; results lie below `folder` until their session ends."""
+        """Serve with a restorer; results lie below `folder` until they are forgotten or old."""
         self.restorer, self.limits = restorer, limits
-        self._folder = folder
-        self._cancelled: dict[str, threading.Event] = {}
+        self._turns, self._results = Turns(), Results(folder)
 
     def open(self, path: Path) -> Photograph:
         """Read an uploaded photograph.
@@ -111,16 +104,44 @@ class Service:
             on_progress: told of the network calls done, and of all of them.
 
         Raises:
-            Refused: the photograph, an option, or the time it takes is out of range.
+            Refused: the photograph, an option, or the time it takes is out of range, or too many
+                wait.
             Cancelled: the session has cancelled it.
         """
-        photograph = self.open(path)
-        cancelled = self._cancelled[session] = threading.Event()
+        if self._turns.waiting() >= self.limits.waiting:
+            raise Refused("Too many photographs wait for their turn; come back in a while")
+        with self._turns.take(session) as turn:
+            photograph = self.open(path)
+            found = self._work(path, photograph, turn, options, on_progress)
+            assert isinstance(found.image, np.ndarray)
+            try:
+                data, remarks = encode_photograph(photograph, found.image, photograph.format)
+            except BadImage as error:
+                raise Refused(f"{path.name}: {error}") from error
+            tiles = f" in {found.tiles} tiles" if found.tiles > 1 else ""
+            calls = "1 network call" if found.calls == 1 else f"{found.calls} network calls"
+            said = [f"{calls}{tiles}, {found.seconds:.1f} seconds", *remarks]
+            return Result(
+                preview(photograph.pixels),
+                preview(found.image),
+                self._results.write(f"{path.stem}-restored{path.suffix}", turn, data),
+                found.degradation,
+                "; ".join(said),
+            )
+
+    def _work(
+        self,
+        path: Path,
+        photograph: Photograph,
+        turn: Turn,
+        options: Options,
+        on_progress: Callable[[int, int], None],
+    ) -> Restoration:
+        """Restore, as long as it is wanted and the time allows."""
         deadline = time.monotonic() + 60 * self.limits.minutes
 
         def on_step(progress: Progress) -> None:
-            if cancelled.is_set():
-                raise Cancelled
+            turn.check()
             if time.monotonic() > deadline:
                 raise Refused(
                     f"{path.name} takes more than {self.limits.minutes:g} minutes; choose fewer "
@@ -129,7 +150,7 @@ class Service:
             on_progress(progress.done, progress.total)
 
         try:
-            found = self.restorer.restore_pixels(photograph.pixels, on_step=on_step, **options)
+            return self.restorer.restore_pixels(photograph.pixels, on_step=on_step, **options)
         except ValueError as error:
             raise Refused(str(error)) from error
         except (MemoryError, RuntimeError) as error:
@@ -138,50 +159,23 @@ class Service:
             raise Refused(
                 f"{path.name} takes more memory than there is; choose smaller tiles"
             ) from error
-        finally:
-            if self._cancelled.get(session) is cancelled:
-                del self._cancelled[session]
-        assert isinstance(found.image, np.ndarray)
-        try:
-            data, remarks = encode_photograph(photograph, found.image, photograph.format)
-        except BadImage as error:
-            raise Refused(f"{path.name}: {error}") from error
-        tiles = f" in {found.tiles} tiles" if found.tiles > 1 else ""
-        calls = "1 network call" if found.calls == 1 else f"{found.calls} network calls"
-        said = [f"{calls}{tiles}, {found.seconds:.1f} seconds", *remarks]
-        return Result(
-            preview(photograph.pixels),
-            preview(found.image),
-            self._write(path, session, data),
-            found.degradation,
-            "; ".join(said),
-        )
 
     def cancel(self, session: str) -> None:
-        """End the session's restoration after the network call it is in."""
-        if event := self._cancelled.get(session):
-            event.set()
+        """End the session's restorations, one at work after the network call it is in."""
+        self._turns.cancel(session)
 
     def cancel_all(self) -> None:
         """End all restorations likewise."""
-        for session in list(self._cancelled):
-            self.cancel(session)
+        self._turns.cancel_all()
 
     def forget(self, session: str) -> None:
-        """Delete what was made for a session."""
+        """Delete what was made for a session, and what is being made."""
         self.cancel(session)
-        shutil.rmtree(self._place(session), ignore_errors=True)
+        self._results.delete(session)
 
-    def _place(self, session: str) -> Path:
-        """A session's own folder. Its name comes from the visitor, and could be a path."""
-        return self._folder / hashlib.sha256(session.encode()).hexdigest()
-
-    def _write(self, path: Path, session: str, data: bytes) -> Path:
-        self.forget(session)
-        target = self._place(session) / f"{path.stem}-restored{path.suffix}"
-        with atomic_write(target) as file:
-            file.write(data)
-        return target
+    def sweep(self) -> None:
+        """Delete the results that are old."""
+        self._results.sweep()
 
 
 def preview(canvas: Canvas) -> Shown:
