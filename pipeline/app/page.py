@@ -97,7 +97,7 @@ def build(service: Service, examples: Sequence[Path]) -> gr.Blocks:
         )
         stop.click(handlers.cancel, None, told, queue=False, cancels=[working])
         page.unload(handlers.leave)
-    page.queue(max_size=service.limits.waiting)
+    page.queue(max_size=service.limits.waiting, api_open=False)  # no way past the queue
     return page
 
 
