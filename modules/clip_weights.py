@@ -97,13 +97,21 @@ def _configuration(architecture: Architecture) -> dict[str, Any]:
             f"CLIP architecture {architecture!r} has the entries {sorted(config)}; DA-CLIP needs "
             f"{sorted(needed)} and can take quick_gelu and stem, but no others"
         )
-    foreign = sorted(key for key in config["text_cfg"] if key.startswith("hf_"))
+    _check_own(architecture, config)
+    return config
+
+
+def _check_own(architecture: Architecture, config: Mapping[str, Any]) -> None:
+    """Refuse towers and tokenizers of other libraries, which may be fetched from anywhere."""
+    foreign = [
+        *(key for key in config["text_cfg"] if key.startswith("hf_")),
+        *(key for key, value in config["vision_cfg"].items() if key.startswith("timm_") and value),
+    ]
     if foreign:
         raise ValueError(
-            f"CLIP architecture {architecture!r} has a text tower or tokenizer from elsewhere "
-            f"({foreign}); DA-CLIP needs open_clip's own, as in ViT-B-32 or ViT-L-14"
+            f"CLIP architecture {architecture!r} has a tower or tokenizer from elsewhere "
+            f"({sorted(foreign)}); DA-CLIP needs open_clip's own, as in ViT-B-32 or ViT-L-14"
         )
-    return config
 
 
 def _locate(architecture: Architecture, weights: str | Path) -> Path:

@@ -1,9 +1,11 @@
 import json
 import os
 import pickle
+import socket
 import zipfile
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
@@ -380,7 +382,7 @@ def test_tags_are_downloaded(monkeypatch, tmp_path):
         ("coca_ViT-B-32", "'multimodal_cfg'"),
         ({"embed_dim": 8, "vision_cfg": SMALL["vision_cfg"]}, "'text_cfg'"),
         (SMALL | {"vision_cfg": {"layers": [1, 1, 1, 1], "width": 8}}, "is a ModifiedResNet"),
-        (SMALL | {"vision_cfg": {"timm_model_name": "resnet18"}}, "is a TimmModel"),
+        ("convnext_base", "'timm_model_name'"),
         (SMALL | {"vision_cfg": SMALL["vision_cfg"] | {"patch_dropout": 0.5}}, "patch dropout"),
         (SMALL | {"vision_cfg": SMALL["vision_cfg"] | {"image_size": (32, 16)}}, "takes 32x16"),
     ],
@@ -388,3 +390,19 @@ def test_tags_are_downloaded(monkeypatch, tmp_path):
 def test_architectures_the_method_does_not_fit_are_refused(architecture, message):
     with pytest.raises(ValueError, match=message):
         build_daclip(architecture)
+
+
+def test_tower_on_the_hub_is_refused_before_anything_is_contacted(monkeypatch):
+    contacted = []
+
+    def contact(*address, **options):
+        contacted.append(address)
+        raise OSError("no route")
+
+    monkeypatch.setattr(socket, "getaddrinfo", contact)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    vision = SMALL["vision_cfg"] | {"timm_model_name": "hf-hub:someone/tracker"}
+    with pytest.raises(ValueError, match=r"from elsewhere \(\['timm_model_name'\]\)"):
+        build_daclip(SMALL | {"vision_cfg": vision})
+    assert not contacted
+    build_daclip(SMALL | {"vision_cfg": SMALL["vision_cfg"] | {"timm_model_name": None}})
