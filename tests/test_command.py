@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -51,6 +52,11 @@ def restore(model: Path, tmp_path: Path) -> Callable[..., int]:
         return main([str(argument) for argument in [*arguments, *defaults]])
 
     return run
+
+
+def standard_input(*names: object) -> io.TextIOWrapper:
+    data = b"".join(os.fsencode(f"{name}\n") for name in names)
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -330,7 +336,7 @@ def test_pattern_and_names_from_stdin_pass_over_what_was_made(
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         assert restore("**/*.png") == 0
-        monkeypatch.setattr(sys, "stdin", sorted(map(str, Path().rglob("*.png"))))
+        monkeypatch.setattr(sys, "stdin", standard_input(*sorted(Path().rglob("*.png"))))
         assert restore("-") == 0
     assert written(tmp_path / "out") == {"a.png"}
     assert capsys.readouterr().out.count("1 of them done already") == 3
@@ -421,3 +427,43 @@ def test_another_model_in_the_same_folder_restores_again(
     capsys.readouterr()
     assert restore(photos) == 0
     assert "done already" not in capsys.readouterr().out
+
+
+def test_names_that_are_not_there_are_told_and_the_rest_go_on(
+    restore: Callable[..., int],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    odd = os.fsdecode(os.fsencode(photos) + b"/\xe9.png")
+    (photos / "a.png").rename(odd)
+    names = ("\ufeff" + odd, photos / "gone.png", photos / "sub" / "b ü.jpg")
+    for done in (0, 2):
+        monkeypatch.setattr(sys, "stdin", standard_input(*names))
+        assert restore("-", "--steps", 1) == 1
+        said = capsys.readouterr()
+        assert f"error: there is no file or folder {photos / 'gone.png'}\n" in said.out
+        assert f"1 of {3 - done} photographs were not restored" in said.err
+    assert len(written(tmp_path / "out")) == 2
+    monkeypatch.setattr(sys, "stdin", standard_input(*names))
+    assert restore("-", "--steps", 1, "--dry-run") == 1
+
+
+def test_list_of_all_files_passes_over_what_was_made_wherever_it_lies(
+    restore: Callable[..., int],
+    photos: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As `find . | restore - -o ../in/restored` from inside the folder `in`."""
+    (photos / "sub" / "b ü.jpg").rename(photos / "b ü.jpg")
+    (photos / "sub").rmdir()
+    monkeypatch.chdir(photos)
+    for _ in range(2):
+        names = sorted(f"./{path}" for path in Path().rglob("*"))
+        monkeypatch.setattr(sys, "stdin", standard_input(".", *names))
+        given = ["-", "-o", "../in/restored", "-m", str(model), "--steps", "1", "--device", "cpu"]
+        assert main(given) == 0
+    assert "2 photographs, 2 of them done already" in capsys.readouterr().out

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+from collections.abc import Container, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.restoration.inputs import BadInput, Job, find_jobs
+from pipeline.restoration.inputs import BadInput, Found, Job, check_files, find_jobs, place
 
 
 @pytest.fixture
@@ -20,10 +24,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def jobs(
-    *inputs: str, output: str = "out", suffix: str | None = None, lines: str = ""
-) -> list[Job]:
-    return find_jobs(inputs, Path(output), suffix, lines.splitlines(keepends=True))
+def find(
+    *inputs: str,
+    output: str = "out",
+    suffix: str | None = None,
+    lines: str = "",
+    made: Container[Path] = (),
+) -> Found:
+    return find_jobs(inputs, Path(output), suffix, lines.splitlines(keepends=True), made)
+
+
+def jobs(*inputs: str, **options: Any) -> list[Job]:
+    found = find(*inputs, **options)
+    assert not found.faults
+    return found.jobs
 
 
 def pairs(found: list[Job]) -> list[tuple[str, str]]:
@@ -84,6 +98,9 @@ def test_no_name_leads_out_of_the_output(folder: Path, trick: str) -> None:
         (["in", "in/x.jpg"], "out", ".png", "in/x.png and in/x.jpg would both"),
         (["empty"], "out", None, "empty has no photograph"),
         (["-"], "out", None, "no photograph was named on standard input"),
+        ([""], "out", None, "no photograph was named; type restore PHOTO"),
+        (["in/a.png", ""], "out", None, "no photograph was named; type restore PHOTO"),
+        (["gone.png", "in/*.webp"], "out", None, "gone.png\nno photograph matches in/*.webp"),
     ],
 )
 def test_what_cannot_be_is_named(
@@ -98,3 +115,75 @@ def test_what_cannot_be_is_named(
         inputs = ["in/x.png", "in/x.jpg"]
     with pytest.raises(BadInput, match=re.escape(message)):
         find_jobs(inputs, Path(output), suffix, [])
+
+
+def test_what_is_not_there_is_told_and_the_rest_go_on(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    found = find("gone.png", "in/a.png", "in/*.webp", "empty", "-", lines="gone too.png\nin/sub\n")
+    assert pairs(found.jobs) == [("in/a.png", "out/a.png"), ("in/sub/b ü.JPG", "out/b ü.JPG")]
+    assert found.faults[:2] == [
+        "there is no file or folder gone.png",
+        "no photograph matches in/*.webp",
+    ]
+    assert found.faults[2].startswith("empty has no photograph")
+    assert found.faults[3:] == ["there is no file or folder gone too.png"]
+
+
+def test_mark_before_a_list_is_no_part_of_a_name(folder: Path) -> None:
+    assert pairs(jobs("-", lines="\ufeffin/a.png\n")) == [("in/a.png", "out/a.png")]
+
+
+@pytest.mark.parametrize("locked", ["in/sub", "in"])
+def test_folder_that_cannot_be_read_is_told_and_the_rest_go_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, locked: str
+) -> None:
+    scan = os.scandir
+
+    def scan_what_is_open(path: str) -> Iterator[os.DirEntry[str]]:
+        if path == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    (folder / "more.png").touch()
+    monkeypatch.setattr(os, "scandir", scan_what_is_open)  # root may read what others may not
+    found = find("in", "more.png")
+    assert found.faults == [f"{locked}: cannot be read (Permission denied)"]
+    sources = [source for source, _ in pairs(found.jobs)]
+    assert sources == (["more.png"] if locked == "in" else ["in/a.png", "more.png"])
+
+
+def test_name_that_cannot_be_looked_up_is_told(folder: Path) -> None:
+    found = find("x" * 300, "in/a.png")
+    assert found.faults == [f"{'x' * 300}: cannot be read (File name too long)"]
+    assert len(found.jobs) == 1
+
+
+def test_made_files_are_known_by_whatever_way_they_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "link").symlink_to(folder / "in")
+    (folder / "in" / "out").mkdir()
+    (folder / "in" / "out" / "a.png").touch()
+    monkeypatch.chdir(folder / "in")
+    for output in ("../in/out", "../link/out", str(folder / "link" / "out")):
+        made = {place(Path(output) / "a.png")}
+        lines = "./out\n./a.png\n./out/a.png\n"
+        assert [s for s, _ in pairs(jobs("-", output=output, lines=lines, made=made))] == ["a.png"]
+        named = jobs("**/*.png", output=output, made=made)
+        assert [s for s, _ in pairs(named)] == ["a.png"]
+
+
+def test_link_to_a_made_file_is_a_photograph_of_its_own(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "a.png").touch()
+    (folder / "in" / "again.png").symlink_to(folder / "out" / "a.png")
+    made = {place(folder / "out" / "a.png")}
+    expected = [("in/again.png", "out/again.png")]
+    assert pairs(jobs("-", lines="in/again.png\n", made=made)) == expected
+
+
+def test_link_that_leads_to_itself_is_left_to_its_turn(folder: Path) -> None:
+    (folder / "in" / "z.png").symlink_to(folder / "in" / "z.png")
+    found = jobs("in")
+    check_files(found, 1, ())
+    assert "in/z.png" in [source for source, _ in pairs(found)]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,30 +50,44 @@ class Settings(NamedTuple):
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; its exit status."""
     chosen = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names in an encoding it does not have
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
-    from datamodules.images import BadImage
+    try:
+        return _run(chosen)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; the same command goes on from here\n")
+        return INTERRUPTED
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+
+
+def _run(chosen: argparse.Namespace) -> int:
     from pipeline.restoration.inputs import check_files, find_jobs
 
     settings = Settings(**{name: getattr(chosen, name) for name in Settings._fields})
-    try:
-        suffix = None if settings.format is None else f".{settings.format}"
-        record = Record(chosen.output / RECORD, settings, chosen.model)
-        jobs = find_jobs(chosen.inputs, chosen.output, suffix, sys.stdin, record.made())
-        check_files(jobs, settings.candidates, settings.sheets)
-        waiting = [job for job in jobs if chosen.overwrite or not record.has(job)]
-        if not chosen.overwrite:
-            record.check_foreign(waiting)
-        _tell_waiting(len(jobs), len(waiting))
-        if chosen.dry_run:
-            for job in waiting:
-                logger.info("%s -> %s", job.source, job.target)
-            return 0
-        if not waiting:
-            return 0
+    suffix = None if settings.format is None else f".{settings.format}"
+    record = Record(chosen.output / RECORD, settings, chosen.model)
+    jobs, faults = find_jobs(chosen.inputs, chosen.output, suffix, _lines(), record.made())
+    check_files(jobs, settings.candidates, settings.sheets)
+    waiting = [job for job in jobs if chosen.overwrite or not record.has(job)]
+    if not chosen.overwrite:
+        record.check_foreign(waiting)
+    for fault in faults:
+        logger.error("error: %s", fault)
+    _tell_waiting(len(jobs), len(waiting))
+    failed = len(faults)
+    if chosen.dry_run:
+        for job in waiting:
+            logger.info("%s -> %s", job.source, job.target)
+        return 1 if failed else 0
+    if waiting:
         with lasting_imports():
             from pipeline.restoration.work import restore_all
 
-        failed = restore_all(
+        failed += restore_all(
             waiting,
             settings,
             chosen.model,
@@ -79,15 +95,16 @@ def main(arguments: list[str] | None = None) -> int:
             lambda: record.claim(waiting),
             record.add,
         )
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; the same command goes on from here\n")
-        return INTERRUPTED
-    except (BadImage, ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
     if failed:
-        sys.stderr.write(f"{failed} of {len(waiting)} photographs were not restored, see above\n")
+        count = len(waiting) + len(faults)
+        sys.stderr.write(f"{failed} of {count} photographs were not restored, see above\n")
     return 1 if failed else 0
+
+
+def _lines() -> Iterator[str]:
+    """Of standard input, read when they are asked for; names may be in any encoding."""
+    for line in sys.stdin.buffer:
+        yield os.fsdecode(line)
 
 
 class Record:
@@ -106,8 +123,10 @@ class Record:
                 continue
 
     def made(self) -> set[Path]:
-        """Absolute names of the files that were made, or begun."""
-        return {(self._path.parent / name).absolute() for name in self._done}
+        """The `place` of each file that was made, or begun, and of the record itself."""
+        from pipeline.restoration.inputs import place
+
+        return {place(self._path.parent / name) for name in (*self._done, self._path.name)}
 
     def has(self, job: Any) -> bool:
         """Whether a photograph as it now is has been restored in this way, and is there."""

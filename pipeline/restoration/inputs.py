@@ -11,6 +11,8 @@ from typing import NamedTuple
 from datamodules.images import SUFFIXES
 
 STDIN = "-"
+BYTE_ORDER_MARK = "\ufeff"
+"""What some editors put before a text."""
 
 
 class BadInput(ValueError):
@@ -22,6 +24,14 @@ class Job(NamedTuple):
 
     source: Path
     target: Path
+
+
+class Found(NamedTuple):
+    """What came of the names."""
+
+    jobs: list[Job]
+    faults: list[str]
+    """What is not there or cannot be read, a sentence for each."""
 
 
 def files_of(target: Path, candidates: int, sheets: Sequence[str]) -> list[Path]:
@@ -43,15 +53,22 @@ def check_files(jobs: Sequence[Job], candidates: int, sheets: Sequence[str]) -> 
     Raises:
         BadInput: there is such a file.
     """
-    sources = {job.source.resolve() for job in jobs}
+    sources = {_real(job.source) for job in jobs}
     writers: dict[Path, Path] = {}
     for job in jobs:
         for path in files_of(job.target, candidates, sheets):
             other = writers.setdefault(path, job.source)
             if other != job.source:
                 raise BadInput(f"{other} and {job.source} would both be restored to {path}")
-            if path.resolve() in sources:
+            if _real(path) in sources:
                 raise BadInput(f"{path} would be overwritten; choose another output folder")
+
+
+def place(path: Path) -> Path:
+    """A name by which a file is compared with others: links to its folder and `..` are followed,
+    the file itself is not, where it is a link.
+    """
+    return _real(path.parent) / path.name
 
 
 def find_jobs(
@@ -60,7 +77,7 @@ def find_jobs(
     suffix: str | None,
     lines: Iterable[str],
     made: Container[Path] = (),
-) -> list[Job]:
+) -> Found:
     """List the photographs to restore, each once.
 
     A folder's photographs keep their sub-folders; hidden files and what lies in the output
@@ -71,69 +88,97 @@ def find_jobs(
         output: the folder to write to.
         suffix: of the restored files, such as `.png`; None keeps each one's.
         lines: names of files, folders or patterns, one a line.
-        made: absolute names of files that were made before.
+        made: the `place` of each file that was made before.
 
     Raises:
-        BadInput: there is no such photograph, two go to one file, or one would be overwritten.
+        BadInput: no photograph is left, two go to one file, or one would be overwritten.
     """
+    if not all(inputs):
+        raise BadInput(
+            "no photograph was named; type restore PHOTO --output FOLDER, or make restore "
+            "INPUT=PHOTO"
+        )
     jobs: dict[Path, Path] = {}
+    faults: list[str] = []
     for named, is_line in _names(inputs, lines):
-        if is_line and Path(named).absolute() in made:
+        if is_line and (place(Path(named)) in made or _is_same(Path(named), output)):
             continue
-        for source, target in _expanded(named, output, made):
-            target = target.with_suffix(suffix or target.suffix)
-            other = jobs.setdefault(target, source)
-            if other.resolve() != source.resolve():
-                raise BadInput(
-                    f"{other} and {source} would both be restored to {target}; restore them to "
-                    "two folders"
-                )
-            if target.exists() and source.exists() and target.samefile(source):
-                raise BadInput(f"{source} would be overwritten; choose another output folder")
+        found = _expanded(named, output, made)
+        faults += found.faults
+        for source, target in found.jobs:
+            _add(jobs, source, target.with_suffix(suffix or target.suffix))
     if not jobs:
-        raise BadInput("no photograph was named on standard input")
-    return [Job(source, target) for target, source in jobs.items()]
+        raise BadInput("\n".join(faults) or "no photograph was named on standard input")
+    return Found([Job(source, target) for target, source in jobs.items()], faults)
+
+
+def _add(jobs: dict[Path, Path], source: Path, target: Path) -> None:
+    other = jobs.setdefault(target, source)
+    if _real(other) != _real(source):
+        raise BadInput(
+            f"{other} and {source} would both be restored to {target}; restore them to two folders"
+        )
+    if _is_same(source, target):
+        raise BadInput(f"{source} would be overwritten; choose another output folder")
 
 
 def _names(inputs: Sequence[str], lines: Iterable[str]) -> Iterator[tuple[str, bool]]:
     """What is named, and whether by a line."""
     for named in inputs:
         if named == STDIN:
-            yield from ((line.rstrip("\r\n"), True) for line in lines if line.strip())
+            names = (line.removeprefix(BYTE_ORDER_MARK).rstrip("\r\n") for line in lines)
+            yield from ((name, True) for name in names if name.strip())
         else:
             yield named, False
 
 
-def _expanded(named: str, output: Path, made: Container[Path]) -> list[tuple[Path, Path]]:
+def _expanded(named: str, output: Path, made: Container[Path]) -> Found:
     """The photographs of one name, and where they go."""
     path = Path(named)
-    if path.is_dir():
-        return _in_folder(path, output)
-    if path.exists():
-        return [(path, output / path.name)]
+    try:
+        if path.is_dir():
+            return _in_folder(path, output)
+        if path.exists():
+            return Found([Job(path, output / path.name)], [])
+    except OSError as error:
+        return Found([], [f"{named}: cannot be read ({error.strerror})"])
     if glob.has_magic(named):
         found = sorted(Path(name) for name in glob.glob(named, recursive=True))  # noqa: PTH207
-        if files := [name for name in found if name.is_file() and name.absolute() not in made]:
-            return [(name, output / name.name) for name in files]
-        raise BadInput(f"no photograph matches {named}")
-    raise BadInput(f"there is no file or folder {named}")
+        files = [name for name in found if name.is_file() and place(name) not in made]
+        jobs = [Job(name, output / name.name) for name in files]
+        return Found(jobs, [] if jobs else [f"no photograph matches {named}"])
+    return Found([], [f"there is no file or folder {named}"])
 
 
-def _in_folder(folder: Path, output: Path) -> list[tuple[Path, Path]]:
-    if output.exists() and output.samefile(folder):
+def _in_folder(folder: Path, output: Path) -> Found:
+    if _is_same(folder, output):
         raise BadInput(f"{output} is the input folder; choose another output folder")
-    found = []
-    for root, folders, names in os.walk(folder):
+    found, faults = [], []
+
+    def fail(error: OSError) -> None:
+        faults.append(f"{error.filename}: cannot be read ({error.strerror})")
+
+    for root, folders, names in os.walk(folder, onerror=fail):
         here = Path(root)
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(".") and (here / name).resolve() != output.resolve()
+            if not name.startswith(".") and not _is_same(here / name, output)
         )
         for name in sorted(names):
             source = here / name
             if source.suffix.lower() in SUFFIXES and not name.startswith("."):
-                found.append((source, output / source.relative_to(folder)))
-    if not found:
-        raise BadInput(f"{folder} has no photograph ({', '.join(sorted(SUFFIXES))})")
-    return found
+                found.append(Job(source, output / source.relative_to(folder)))
+    if not found and not faults:
+        faults = [f"{folder} has no photograph ({', '.join(sorted(SUFFIXES))})"]
+    return Found(found, faults)
+
+
+def _real(path: Path) -> Path:
+    """Where links lead; Path.resolve raises an error of links that lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether two names are of one file or folder."""
+    return path.exists() and other.exists() and path.samefile(other)
