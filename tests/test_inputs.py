@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Container, Iterator
+import unicodedata
+from collections.abc import Callable, Container, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +189,43 @@ def test_link_that_leads_to_itself_is_left_to_its_turn(folder: Path) -> None:
     found = jobs("in")
     check_files(found, 1, ())
     assert "in/z.png" in [source for source, _ in pairs(found)]
+
+
+def fold(monkeypatch: pytest.MonkeyPatch, form: Callable[[str], str]) -> None:
+    """Have the disk take names for one that are the same in a form."""
+
+    def exists(path: Path) -> bool:
+        return form(path.name) in {form(other.name) for other in path.parent.iterdir()}
+
+    monkeypatch.setattr(Path, "exists", exists)
+
+
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [
+        (str.casefold, ("a.png", "A.PNG")),
+        (str.casefold, ("Sub/a.png", "sub/a.png")),
+        (partial(unicodedata.normalize, "NFC"), ("\xe9.png", "e\u0301.png")),
+    ],
+)
+def test_names_that_the_disk_takes_for_one_are_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    form: Callable[[str], str],
+    names: tuple[str, str],
+) -> None:
+    found = [Job(Path(f"in/{name}"), tmp_path / "out" / name) for name in names]
+    fold(monkeypatch, form)
+    check_files(found[:1], 1, ())
+    with pytest.raises(BadInput, match=f"in/{names[0]} and in/{names[1]} would both be restored"):
+        check_files(found, 1, ())
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_that_the_disk_keeps_apart_are_restored(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    if (tmp_path / "A").exists():
+        pytest.skip("a disk that takes them for one")
+    names = ("a.png", "A.PNG", "\xe9.png", "e\u0301.png")
+    check_files([Job(Path(f"in/{name}"), tmp_path / "out" / name) for name in names], 2, ["steps"])
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]

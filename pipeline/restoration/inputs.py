@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
+import tempfile
+import unicodedata
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -55,11 +58,19 @@ def check_files(jobs: Sequence[Job], candidates: int, sheets: Sequence[str]) -> 
     """
     sources = {_real(job.source) for job in jobs}
     writers: dict[Path, Path] = {}
+    alike: dict[str, Path] = {}
     for job in jobs:
         for path in files_of(job.target, candidates, sheets):
             other = writers.setdefault(path, job.source)
             if other != job.source:
                 raise BadInput(f"{other} and {job.source} would both be restored to {path}")
+            like = alike.setdefault(_folded(str(path)), path)
+            if like != path and _takes_for_one(path):
+                raise BadInput(
+                    f"{writers[like]} and {job.source} would both be restored to {path}: this disk "
+                    "takes names for one that differ in case or in how accents are stored; restore "
+                    "them to two folders"
+                )
             if _real(path) in sources:
                 raise BadInput(f"{path} would be overwritten; choose another output folder")
 
@@ -69,6 +80,24 @@ def place(path: Path) -> Path:
     the file itself is not, where it is a link.
     """
     return _real(path.parent) / path.name
+
+
+def _folded(name: str) -> str:
+    """The same for names that differ in case or in how accents are stored."""
+    return unicodedata.normalize("NFC", name.casefold())
+
+
+def _takes_for_one(path: Path) -> bool:
+    """Whether the disk that a file will be on takes names for one that are the same folded."""
+    return _folds(next(folder for folder in path.absolute().parents if folder.is_dir()))
+
+
+@functools.cache
+def _folds(folder: Path) -> bool:
+    with tempfile.NamedTemporaryFile(prefix=".probe-é-", dir=folder) as file:
+        path = Path(file.name)
+        others = (path.name.upper(), unicodedata.normalize("NFD", path.name))
+        return any(path.with_name(other).exists() for other in others)
 
 
 def find_jobs(
