@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,50 @@ def test_sixteen_bits_stay(format: str, channels: int, tmp_path: Path) -> None:
     assert (again.alpha is None) == (channels != 4)
     if again.alpha is not None:
         assert np.array_equal(again.alpha, array[..., 3])
+
+
+def write_png(path: Path, array: np.ndarray, *chunks: bytes) -> None:
+    """A PNG of 16 bits, also of the kinds that OpenCV and Pillow do not write."""
+    array = np.atleast_3d(array)
+    height, width, channels = array.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = array.astype(">u2").reshape(height, -1).view(np.uint8)
+    content = [
+        b"IHDR" + struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0),
+        *chunks,
+        b"IDAT" + zlib.compress(np.insert(rows, 0, 0, axis=1).tobytes()),
+        b"IEND",
+    ]
+    framed = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in content)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(framed))
+
+
+def test_grey_with_alpha_of_sixteen_bits_stays_grey(tmp_path: Path) -> None:
+    array = wide(2)
+    write_png(tmp_path / "a.png", array)
+    found = read_photograph(tmp_path / "a.png")
+    assert found.is_grey and found.alpha is not None
+    assert np.array_equal(found.pixels, array[..., :1] * np.ones(3, np.uint16))
+    assert np.array_equal(found.alpha, array[..., 1])
+    coloured = found.pixels // np.array([1, 2, 3], np.uint16)
+    data, remarks = encode_photograph(found, coloured, "PNG")
+    made = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(made[..., 0], made[..., 1]) and np.array_equal(made[..., 1], made[..., 2])
+    assert np.array_equal(made[..., 3], array[..., 1]) and not remarks
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparent_colour_of_sixteen_bits_becomes_alpha(channels: int, tmp_path: Path) -> None:
+    array = np.atleast_3d(wide(channels)).copy()
+    array[3:9, 5:7] = clear = [4660, 22136, 255][:channels]
+    array[20, 20], array[20, 20, 0] = clear, 4661
+    write_png(tmp_path / "a.png", array, b"tRNS" + struct.pack(f">{channels}H", *clear))
+    found = read_photograph(tmp_path / "a.png")
+    expected = np.full((30, 44), 65535, np.uint16)
+    expected[3:9, 5:7] = 0
+    assert found.alpha is not None and np.array_equal(found.alpha, expected)
+    assert found.is_grey == (channels == 1)
+    assert np.array_equal(found.pixels, array * np.ones(3, np.uint16))
 
 
 def test_metadata_goes_into_a_png_of_sixteen_bits(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ BITS, SAMPLES, PLANES, INK, EXTRA = 258, 339, 284, 262, 338
 """Tags of TIFF: bits of a sample, whether it is an integer (1) or a float (3), whether the colours
 lie in planes of their own (2), whether 0 is white (0), and whether an alpha is multiplied into the
 colours (1)."""
+GREY_WITH_ALPHA = 4
+"""A kind of PNG, as its header says."""
 MULTI = "MPO"
 """A JPEG that holds further pictures behind the first, as of two lenses or other exposures."""
 STRUCTURE = {
@@ -80,6 +82,8 @@ def read_photograph(path: Path) -> Photograph:
             if bits < 16:
                 return _photograph(image, None)
             wide = _decode_wide(data, path)
+            if image.format == "PNG":
+                wide = _as_png_says(wide, image, data)
             is_negative = getattr(image, "tag_v2", {}).get(INK) == 0
             return _photograph(image, 65535 - wide if is_negative else wide)
 
@@ -124,9 +128,10 @@ def _photograph(image: Image.Image, wide: NDArray[Any] | None) -> Photograph:
     if image.mode == "CMYK":
         image = _from_cmyk(image, kept)
         remarks.append("CMYK became RGB")
-    is_grey = image.mode in {"1", "L", "LA", "I", "I;16", "I;16B"} or (
-        wide is not None and wide.ndim == 2
-    )
+    if wide is None:
+        is_grey = image.mode in {"1", "L", "LA"}
+    else:
+        is_grey = wide.ndim == 2 or wide.shape[2] == 2
     array = _arranged(image) if wide is None else wide
     colours, alpha = _split(turn(array))
     return Photograph(colours, alpha, is_grey, format, kept, tuple(remarks))
@@ -190,3 +195,15 @@ def _decode_wide(data: bytes, path: Path) -> NDArray[Any]:
     if array.ndim == 3 and array.shape[2] >= 3:
         array[..., :3] = array[..., 2::-1].copy()  # OpenCV has BGR
     return array
+
+
+def _as_png_says(wide: NDArray[Any], image: Image.Image, data: bytes) -> NDArray[Any]:
+    """Grey with alpha, of which OpenCV makes colours, or with a transparent level, which it passes
+    over: `[H, W, 2]`. Anything else as it is.
+    """
+    if data[25] == GREY_WITH_ALPHA:
+        return wide[..., [0, 3]]
+    clear = image.info.get("transparency")
+    if clear is None or wide.ndim == 3:
+        return wide
+    return np.dstack([wide, np.where(wide == clear, 0, 65535).astype(np.uint16)])
