@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -12,11 +13,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.config import Config
@@ -29,6 +31,14 @@ from tests.evaluating import save_model_folder
 
 MakeConfig = Callable[..., Config]
 pytestmark = pytest.mark.usefixtures("own_logging")
+
+
+@pytest.fixture(autouse=True)
+def own_handler() -> Iterator[None]:
+    """The command handles SIGTERM; afterwards it is handled as before."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture
@@ -246,7 +256,32 @@ def test_too_little_memory_is_the_photographs_fault(
 
     monkeypatch.setattr(work, "read_photograph", fail)
     assert restore(photos) == 1
-    assert "2 of 2 photographs were not restored" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "2 of 2 photographs were not restored" in said.err
+    assert "a.png: takes more memory than there is; give --tile 256" in said.out
+
+
+def fault(*arguments: object, **options: object) -> None:
+    raise RuntimeError("a fault of ours")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_too_little_memory_for_the_model_is_said(
+    restore: Callable[..., int],
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Restorer, "from_pretrained", fail)
+    assert restore(photos) == 1
+    assert "error: the model takes more memory than there is" in capsys.readouterr().err
+    monkeypatch.setattr(Restorer, "from_pretrained", fault)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        restore(photos)
 
 
 def process(*arguments: object, limit: int | None = None) -> subprocess.Popen[str]:
@@ -293,6 +328,44 @@ def test_interrupt_leaves_what_is_done_and_goes_on(
     assert "z large.png" not in written(tmp_path / "out")
     done = process(photos / "a.png", *arguments[1:])
     assert "1 photograph, 1 of them done already" in done.communicate()[0]
+
+
+def living() -> dict[int, int]:
+    """The processes that there are, each with the one that started it."""
+    found = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = file.read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                found[int(file.parent.name)] = int(parent)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_end_with_the_one_that_started_them(
+    photos: Path, model: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    for name in ("x.png", "y.png", "z.png"):
+        Image.fromarray(photograph(300, 300)).save(photos / name)
+    given = (photos, "-o", tmp_path / "out", "-m", model, "--steps", "100", "--device", "cpu,cpu")
+    work, deadline = process(*given), time.monotonic() + 180
+    while not (tmp_path / "out" / "a.png").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    started = {process for process, parent in living().items() if parent == work.pid}
+    work.send_signal(number)
+    try:
+        _, error = work.communicate(timeout=20)
+        deadline = time.monotonic() + 20
+        while started & living().keys() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(started) >= 2 and not started & living().keys()
+    finally:
+        for left in started & living().keys():
+            os.kill(left, signal.SIGKILL)
+    assert "Traceback" not in error
+    assert work.returncode == (130 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert written(tmp_path / "out") <= {"a.png", "sub/b ü.jpg"}
 
 
 def test_code_in_a_model_is_not_run(

@@ -110,3 +110,19 @@ def test_limits_of_a_service_and_of_what_it_lies_in_are_read(tmp_path: Path) -> 
     (groups[0] / "memory.current").write_text("5000\n")
     (groups[0] / "memory.stat").write_text("anon 3000\ninactive_file 1500\n")
     assert [machine._limit(group) for group in groups] == [4500, None, None]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"), True),
+        (RuntimeError("Invalid buffer size: 16.00 GiB"), True),
+        (RuntimeError("shapes cannot be multiplied"), False),
+        (ValueError("Invalid buffer size: 16.00 GiB"), False),
+    ],
+)
+def test_memory_that_ran_out_is_known_on_each_device(error: Exception, expected: bool) -> None:
+    assert machine.is_out_of_memory(error) is expected

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names in an encoding it does not have
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no .part files are left
     try:
         return _run(chosen)
     except KeyboardInterrupt:
@@ -61,6 +63,16 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        from pipeline.restoration.machine import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        sys.stderr.write(
+            "error: the model takes more memory than there is; end what else is using it, or give "
+            "another --device\n"
+        )
         return 1
 
 

@@ -22,6 +22,8 @@ UNKNOWN = 2 * 2**30
 """Bytes taken to be free where the system does not say."""
 BYTES = {torch.float32: 64, torch.bfloat16: 40}
 """What a call takes at its peak for each pixel and channel of the network's first level, about."""
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory", "Invalid buffer size")
+"""What torch says where memory runs out, of CPUs and of MPS."""
 USUAL_CHANNELS = 64
 """Of the first level of a network that does not say."""
 
@@ -109,9 +111,9 @@ def free_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, which torch's allocator for the CPU tells as a plain RuntimeError."""
+    """Whether memory ran out, which torch tells of CPUs and of MPS as a plain RuntimeError."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
     )
 
 

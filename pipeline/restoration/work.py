@@ -5,11 +5,16 @@ from __future__ import annotations
 import io
 import logging
 import multiprocessing
+import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +40,8 @@ logger = logging.getLogger(__name__)
 FAULTS = (BadImage, ValueError, OSError, MemoryError, RuntimeError)
 """What may be wrong with one photograph while the others can be restored."""
 BAR = "{percentage:3.0f}%|{bar}| {n:.1f} of {total} photographs, {remaining} left{postfix}"
+GRACE = 2.0
+"""Seconds that a process that is asked to end has for it."""
 SHOWN = 0.05
 """Least probability of a degradation that is told."""
 
@@ -98,7 +105,10 @@ def restore_job(restorer: Restorer, job: Job, settings: Settings, on_step: OnSte
     try:
         return Outcome(job, _restore(restorer, job, settings, on_step), True)
     except FAULTS as error:
-        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+        if is_out_of_memory(error):
+            needed = "takes more memory than there is; give --tile 256"
+            return Outcome(job, f"{job.source}: {needed}", False)
+        if isinstance(error, RuntimeError):
             raise
         text = str(error) or type(error).__name__
         named = text if str(job.source) in text else f"{job.source}: {text}"
@@ -151,18 +161,46 @@ def _shared_out(
             "a process that restores was ended from outside, perhaps for want of memory; the same "
             "command goes on"
         ) from error
+    except BaseException:  # also where the user of the outcomes is interrupted
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start(model: str | None, waiting: Any, settings: Settings) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
     _loading.append(partial(_load, model, waiting.get(), settings))
 
 
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End by an error, on whose way what is half-written is removed; and where it is caught on
+    that way, as the pool does of errors while it hands over a result, end all the same.
+    """
+    timer = threading.Timer(GRACE, os._exit, [1])
+    timer.daemon = True
+    timer.start()
+    sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    """However it ends; nothing else would tell this process."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _work(job: Job, settings: Settings) -> Outcome:
-    if not _restorers:  # not at the start, where what is wrong could not be told
-        _restorers.append(_loading[0]())
-    return restore_job(_restorers[0], job, settings, lambda progress: None)
+    try:
+        if not _restorers:  # not at the start, where what is wrong could not be told
+            _restorers.append(_loading[0]())
+        return restore_job(_restorers[0], job, settings, lambda progress: None)
+    except SystemExit:  # the pool would hand out the next job
+        os._exit(1)
 
 
 def _load(model: str | None, device: str, settings: Settings) -> Restorer:
