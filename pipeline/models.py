@@ -6,7 +6,8 @@ Nothing in a file is executed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,9 +118,10 @@ def load_controller(path: Path) -> Controller:
         BadModel: the file is missing, damaged, or of another kind or architecture.
     """
     about, tensors = _load(path, CONTROLLER)
-    daclip = build_daclip(about["architecture"])
-    _fill(daclip, tensors, path)
-    return Controller(daclip, about["words"], about.get("windows", 1))
+    with _named(path):
+        daclip = build_daclip(about["architecture"])
+        _fill(daclip, tensors, path)
+        return Controller(daclip, about["words"], about.get("windows", 1))
 
 
 def save_restorer(
@@ -149,10 +151,11 @@ def load_restorer(path: Path, controller: Path) -> Denoiser:
     about, tensors = _load(path, RESTORER)
     if about.get("controller_sha256", file_hash(controller)) != file_hash(controller):
         raise BadModel(f"{path} was trained with another controller than {controller}")
-    network = build_network(about["network"])
-    _fill(network, tensors, path)
-    network.eval().requires_grad_(False)
-    return Denoiser(network, make_tables(**about["sde"]), parameterisation(about["target"]))
+    with _named(path):
+        network = build_network(about["network"])
+        _fill(network, tensors, path)
+        network.eval().requires_grad_(False)
+        return Denoiser(network, make_tables(**about["sde"]), parameterisation(about["target"]))
 
 
 def save_copies(pair: tuple[Path, Path], copies: tuple[Path, Path], half: bool = False) -> None:
@@ -234,7 +237,8 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except OSError as error:  # torch's, of some truncated archives
         raise BadModel(f"{path} is not opened: it is damaged ({error}); get it anew") from error
     if metadata.get("format") == FORMAT and metadata.get("kind") == kind:
-        return json.loads(metadata["about"]), tensors
+        with _named(path):
+            return dict(json.loads(metadata["about"])), tensors
     if "format" not in metadata and kind_of(tensors) == kind:
         return _as_ours(tensors, kind, path)
     foreign = f"the reference's {kind_of(tensors)}" if kind_of(tensors) else "unknown format"
@@ -250,6 +254,18 @@ def _as_ours(
         return convert(tensors)
     except (ValueError, RuntimeError) as error:  # torch's own, where shapes contradict each other
         raise BadModel(f"{path}: {error}") from error
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name a file where what it says of itself is not what we write."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, BadModel) and str(path) in str(error):
+            raise
+        what = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else error
+        raise BadModel(f"{path} is no model that can be built ({what}); get it anew") from error
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -25,6 +25,8 @@ REPOSITORY = "weblzw/daclip-uir-ViT-B-32-irsde"
 """Where the reference's weights are released, on the Hugging Face Hub."""
 SAMPLING = {"method": "dpmpp_2m", "eta": 0.0, "calls": 10, "grid": "uniform"}
 """For released weights, which predict noise; see docs/sampling.md."""
+KINDS = {"method": (str,), "eta": (int, float), "calls": (int,), "grid": (str,)}
+"""Types of how to sample."""
 CONVERTED = "converted"
 HUB_NAME = r"\w[\w.-]*/[\w.-]+"
 
@@ -121,6 +123,8 @@ def _sampling_in(path: Path) -> dict[str, Any]:
     sampling = about.get("sampling") if isinstance(about, dict) else None
     if not isinstance(sampling, dict) or sampling.keys() != SAMPLING.keys():
         raise BadModel(f"{path} does not say how to sample: {', '.join(SAMPLING)}; get it anew")
+    if wrong := [name for name, kinds in KINDS.items() if type(sampling[name]) not in kinds]:
+        raise BadModel(f"{path} has {sampling[wrong[0]]!r} as sampling.{wrong[0]}; get it anew")
     return {str(name): value for name, value in sampling.items()}
 
 

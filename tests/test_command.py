@@ -540,3 +540,22 @@ def test_list_of_all_files_passes_over_what_was_made_wherever_it_lies(
         given = ["-", "-o", "../in/restored", "-m", str(model), "--steps", "1", "--device", "cpu"]
         assert main(given) == 0
     assert "2 photographs, 2 of them done already" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_full_disk_under_the_record_is_named(
+    restore: Callable[..., int], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / RECORD).symlink_to("/dev/full")
+    assert restore(photos) == 1
+    expected = f"cannot write {tmp_path / 'out' / RECORD}: No space left on device. Make room"
+    assert expected in capsys.readouterr().err
+
+
+def test_name_that_the_terminal_does_not_have_is_shown_all_the_same(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    said, error = process(photos, "-o", tmp_path / "out", "--dry-run").communicate()
+    assert f"{photos}/sub/b \\xfc.jpg -> " in said and not error

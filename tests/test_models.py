@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from modules.daclip import build_daclip
 from modules.restorer import Controller
 from modules.unet import ConditionalUNet
 from pipeline.config import Config
-from pipeline.models import BadModel, build_network, load_controller, save_controller, start_from
+from pipeline.models import (
+    FORMAT,
+    BadModel,
+    build_network,
+    load_controller,
+    load_restorer,
+    save_controller,
+    start_from,
+)
 from tests.evaluating import ARCHITECTURE, save_models, tiny_unet
 from tests.evaluating import UNET as SAVED
 
@@ -72,3 +83,32 @@ def test_a_controller_is_loaded_with_the_windows_it_looks_in(tmp_path: Path) -> 
     save_controller(path, made, ARCHITECTURE)
     found = load_controller(path)
     assert (found.words, found.windows) == (("hazy", "noisy"), 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "about"),
+    [
+        ("controller", "{"),
+        ("controller", "[]"),
+        ("controller", "5"),
+        ("controller", "{}"),
+        ("controller", '{"architecture": {}, "words": ["noisy"]}'),
+        ("controller", '{"architecture": 7, "words": ["noisy"]}'),
+        ("restorer", "{}"),
+        ("restorer", '{"network": []}'),
+        ("restorer", '{"network": {"_target_": "os.system"}}'),
+        ("restorer", '{"network": {}, "sde": {}, "target": "data"}'),
+        ("restorer", '{"network": NETWORK, "sde": {"T": "a"}, "target": "data"}'),
+        ("restorer", '{"network": NETWORK, "sde": {}, "target": "magic"}'),
+    ],
+)
+def test_file_that_says_of_itself_what_cannot_be_is_named(
+    kind: str, about: str, tmp_path: Path
+) -> None:
+    path, controller = tmp_path / "odd.safetensors", tmp_path / "controller.safetensors"
+    controller.touch()
+    about = about.replace("NETWORK", json.dumps(SAVED))
+    metadata = {"format": FORMAT, "kind": kind, "about": about}
+    save_file(tiny_unet().state_dict(), path, metadata)
+    with pytest.raises(BadModel, match=re.escape(str(path))):
+        load_controller(path) if kind == "controller" else load_restorer(path, controller)

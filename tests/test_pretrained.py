@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -222,6 +223,22 @@ def test_damaged_settings_are_named(run: Path, tmp_path: Path, about: str | None
     path = tmp_path / "model" / ABOUT
     path.unlink() if about is None else path.write_text(about)
     with pytest.raises(BadModel, match=f"{ABOUT} .*get it anew"):
+        find_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("eta", "a"), ("calls", "10"), ("calls", 2.5), ("calls", True), ("method", ["ddim"])],
+)
+def test_settings_of_another_kind_are_named(
+    run: Path, tmp_path: Path, name: str, value: object
+) -> None:
+    export(run, tmp_path / "model")
+    path = tmp_path / "model" / ABOUT
+    about = json.loads(path.read_text())
+    about["sampling"][name] = value
+    path.write_text(json.dumps(about))
+    with pytest.raises(BadModel, match=re.escape(f"{path} has {value!r} as sampling.{name}")):
         find_model(tmp_path / "model")
 
 

@@ -172,10 +172,18 @@ class Record:
             yield from files_of(job.target, self._settings.candidates, self._settings.sheets)
 
     def _write(self, entries: list[dict[str, Any]]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            # Each begins a line: the one before may have been cut off.
-            file.write("".join(f"\n{json.dumps(entry)}" for entry in entries))
+        # Each begins a line: the one before may have been cut off.
+        text = "".join(f"\n{json.dumps(entry)}" for entry in entries)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot write {self._path}: {error.strerror}. Make room or choose a folder on "
+                "another disk, then run the same command again",
+            ) from error
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._path.parent).as_posix()
