@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from datamodules.images import BadImage
-from pipeline.restoration.photographs import Photograph
+from pipeline.restoration.photographs import GREY_WITH_ALPHA, Photograph
 from pipeline.restoration.pictures import Canvas, grey, narrow
 
 WIDE = {"PNG", "TIFF"}
@@ -36,6 +36,8 @@ LONGEST = {"JPEG": 65500, "WEBP": 16383}
 """Longer side of an image that a format can hold, in pixels."""
 ROOM = {"exif": 65533, "xmp": 65504}
 """Bytes that a JPEG has for them."""
+UP = 2
+"""A PNG's word for rows that are differences to those above."""
 SUB_IFDS = {0x8769, 0x8825}
 """Tags of EXIF that Pillow writes into a TIFF only where it is not compressed: camera and GPS."""
 SAVING: dict[str, dict[str, Any]] = {
@@ -132,11 +134,12 @@ def _size(photograph: Photograph, name: str) -> int:
 
 def _encode_wide_png(array: NDArray[Any], kept: dict[str, Any]) -> bytes:
     """OpenCV writes 16 bits and no metadata: those chunks are put in behind the header."""
-    if array.shape[2] == 2:  # which OpenCV does not write
-        array = np.concatenate([array[..., :1]] * 3 + [array[..., 1:]], axis=2)
-    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[array.shape[2]]
-    _, encoded = cv2.imencode(".png", array[..., order])
-    data, chunks = encoded.tobytes(), b""
+    if array.shape[2] == 2:
+        data = _grey_with_alpha(array)
+    else:
+        order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[array.shape[2]]
+        data = cv2.imencode(".png", array[..., order])[1].tobytes()
+    chunks = b""
     if "icc_profile" in kept:
         chunks += _chunk(b"iCCP", b"ICC\0\0" + zlib.compress(kept["icc_profile"]))
     if "exif" in kept:
@@ -148,6 +151,17 @@ def _encode_wide_png(array: NDArray[Any], kept: dict[str, Any]) -> bytes:
         chunks += _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + kept["xmp"])
     header = 8 + 25
     return data[:header] + chunks + data[header:]
+
+
+def _grey_with_alpha(array: NDArray[Any]) -> bytes:
+    """A PNG of a kind that OpenCV does not write: each row as the difference to the one above."""
+    height, width = array.shape[:2]
+    rows = array.astype(">u2").reshape(height, -1).view(np.uint8)
+    rows[1:] -= rows[:-1]
+    filtered = np.insert(rows, 0, UP, axis=1)
+    header = struct.pack(">IIBBBBB", width, height, 16, GREY_WITH_ALPHA, 0, 0, 0)
+    content = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(filtered.tobytes()))
+    return b"\x89PNG\r\n\x1a\n" + content + _chunk(b"IEND", b"")
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
