@@ -155,9 +155,15 @@ def test_folder_that_cannot_be_read_is_told_and_the_rest_go_on(
 
 
 def test_name_that_cannot_be_looked_up_is_told(folder: Path) -> None:
-    found = find("x" * 300, "in/a.png")
-    assert found.faults == [f"{'x' * 300}: cannot be read (File name too long)"]
-    assert len(found.jobs) == 1
+    long = "x" * 300
+    for found in (find(long, "in/a.png"), find("-", lines=f"{long}\nin/a.png\n")):
+        assert found.faults == [f"{long}: cannot be read (File name too long)"]
+        assert len(found.jobs) == 1
+
+
+def test_list_with_zero_bytes_is_refused(folder: Path) -> None:
+    with pytest.raises(BadInput, match="give one a line"):
+        jobs("-", lines="in/a.png\0in/sub/b ü.JPG\0")
 
 
 def test_made_files_are_known_by_whatever_way_they_are_named(

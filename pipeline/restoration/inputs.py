@@ -130,6 +130,8 @@ def find_jobs(
     jobs: dict[Path, Path] = {}
     faults: list[str] = []
     for named, is_line in _names(inputs, lines):
+        if "\0" in named:
+            raise BadInput("zero bytes between names; give one a line, as find without -print0")
         if is_line and (place(Path(named)) in made or _is_same(Path(named), output)):
             continue
         found = _expanded(named, output, made)
@@ -210,4 +212,7 @@ def _real(path: Path) -> Path:
 
 def _is_same(path: Path, other: Path) -> bool:
     """Whether two names are of one file or folder."""
-    return path.exists() and other.exists() and path.samefile(other)
+    try:
+        return path.samefile(other)
+    except OSError:  # one is not there
+        return False
