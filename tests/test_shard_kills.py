@@ -79,7 +79,8 @@ def contents(run: Path) -> dict[str, Any]:
         if path.is_file()
     }
     record = read_json(run / "shards" / RECORD)
-    del record["started"], record["finished"], record["code"]
+    for name in ("started", "starts", "finished", "code"):
+        del record[name]
     return found | {f"shards/{RECORD}": record}
 
 
