@@ -112,6 +112,7 @@ def _sampling_in(path: Path) -> dict[str, Any]:
     """How to sample, as a model's or a run's settings say."""
     from omegaconf import OmegaConf
 
+    from modules.restorer import make_sampling
     from pipeline.models import BadModel
 
     try:
@@ -125,6 +126,10 @@ def _sampling_in(path: Path) -> dict[str, Any]:
         raise BadModel(f"{path} does not say how to sample: {', '.join(SAMPLING)}; get it anew")
     if wrong := [name for name, kinds in KINDS.items() if type(sampling[name]) not in kinds]:
         raise BadModel(f"{path} has {sampling[wrong[0]]!r} as sampling.{wrong[0]}; get it anew")
+    try:
+        make_sampling(**sampling)
+    except ValueError as error:
+        raise BadModel(f"{path}: {error}; get it anew") from error
     return {str(name): value for name, value in sampling.items()}
 
 
