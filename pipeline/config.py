@@ -265,10 +265,10 @@ def _check_ranges(config: Config) -> None:
         "restorer.batch_size": (config.restorer.batch_size, 1),
         "evaluate.batch_size": (config.evaluate.batch_size, 1),
     }
-    if config.trainer.precision == "16-mixed":
+    if config.trainer.precision in ("16", "16-mixed"):
         raise ConfigError(
-            "trainer.precision=16-mixed: its scaled gradients overflow from time to time, at which "
-            "training would stop; take bf16-mixed"
+            f"trainer.precision={config.trainer.precision}: its scaled gradients overflow "
+            "from time to time, at which training would stop; take bf16-mixed"
         )
     stages: dict[str, ControllerConfig | RestorerConfig]
     stages = {"controller": config.controller, "restorer": config.restorer}
@@ -292,6 +292,20 @@ def _check_ranges(config: Config) -> None:
     for key, (value, least) in (counts | {k: (v, 0) for k, v in least_zero.items()}).items():
         if not value >= least:
             raise ConfigError(f"{key}={value}; give {least} or more")
+
+
+def check_batch(config: Config, stage: str, processes: int) -> None:
+    """Check that a training stage's batch can be shared out evenly.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    size: int = getattr(config, stage).batch_size
+    if size % processes:
+        raise ConfigError(
+            f"{stage}.batch_size={size} images cannot be shared out evenly to {processes} "
+            "processes; take a multiple"
+        )
 
 
 def check_targets(config: Config) -> None:

@@ -26,6 +26,7 @@ from modules.restorer import Controller, Denoiser, Sampling, make_sampling
 from modules.sde import make_tables
 from pipeline.config import Config, ConfigError, RestorerConfig, SdeConfig
 from pipeline.released import controller_as_ours, kind_of, restorer_as_ours
+from pipeline.restoration.machine import is_out_of_memory
 
 FORMAT = "daclip-lightning/1"
 CONTROLLER, RESTORER = "controller", "restorer"
@@ -261,8 +262,9 @@ def _named(path: Path) -> Iterator[None]:
     """Name a file where what it says of itself is not what we write."""
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        if isinstance(error, BadModel) and str(path) in str(error):
+    except Exception as error:  # torch and open_clip raise many kinds
+        is_named = isinstance(error, BadModel) and str(path) in str(error)
+        if is_named or is_out_of_memory(error):
             raise
         what = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else error
         raise BadModel(f"{path} is no model that can be built ({what}); get it anew") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from datamodules.captions import CAPTIONS
 from datamodules.shards import INDEX
@@ -20,15 +21,27 @@ FIGURES = "metrics.json"
 SCORES = "scores.csv"
 
 
+def _imported(module: str) -> Any:
+    with lasting_imports():
+        return import_module(module)
+
+
 def _work_of(module: str) -> Callable[[Config, Path], None]:
     """The `run` of a module, imported when called: a fresh stage costs no heavy import."""
 
     def run(config: Config, folder: Path) -> None:
-        with lasting_imports():
-            work = import_module(module)
-        work.run(config, folder)
+        _imported(module).run(config, folder)
 
     return run
+
+
+def _check_of(module: str) -> Callable[[Config], None]:
+    """The `check` of a module, imported when called."""
+
+    def check(config: Config) -> None:
+        _imported(module).check(config)
+
+    return check
 
 
 def shard_index(config: Config) -> Path:
@@ -119,15 +132,6 @@ def _evaluation_inputs(config: Config) -> list[Path]:
     return [*found, *(evaluated_weights(config) if config.evaluate.model else ())]
 
 
-def _check_of(module: str) -> Callable[[Config], None]:
-    """The `check` of a module, imported when called."""
-
-    def check(config: Config) -> None:
-        import_module(module).check(config)
-
-    return check
-
-
 def _evaluated_files(config: Config) -> list[Path]:
     """Images in folders, what other methods have made of them, and the weights of metrics."""
     sets = [f for f in evaluated_sets(config).values() if not (f / INDEX).is_file()]
@@ -192,3 +196,14 @@ STAGES = {
     "evaluate": EVALUATION,
 }
 """Command name -> stage, in the order of the chain."""
+
+
+def chain(config: Config, upto: str) -> list[str]:
+    """The stages up to one; of an evaluation of another model, or of none, those that it reads."""
+    evaluate, names = config.evaluate, list(STAGES)
+    names = names[: names.index(upto) + 1]
+    if upto != "evaluate" or evaluates_own_model(config):
+        return names
+    if evaluate.model and not evaluate.pretrained and not evaluate.controller:
+        return [name for name in names if name != "train-restorer"]
+    return ["shards", upto] if evaluate.data is None else [upto]

@@ -61,6 +61,7 @@ class StopInOrder(Callback):
             Stopped: training goes on from the checkpoint before the validation.
         """
         if trainer.strategy.reduce_boolean_decision(stop_requested(), all=False):
+            trainer.strategy.barrier()
             raise Stopped(f"stopped in the validation after step {trainer.global_step}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -16,7 +16,7 @@ from pipeline.callbacks import Confusion
 from pipeline.config import Config, ConfigError, build
 from pipeline.models import save_controller, start_from
 from pipeline.stages import SHARDS, WEIGHTS, caption_file
-from pipeline.training import fit, schedule_of
+from pipeline.training import check_processes, fit, schedule_of
 
 
 def run(config: Config, folder: Path) -> None:
@@ -71,8 +71,10 @@ def check(config: Config) -> None:
     """Refuse settings that cannot work.
 
     Raises:
-        ConfigError: there are no such targets, or the CLIP cannot be made.
+        ConfigError: there are no such targets, the CLIP cannot be made, or the batch cannot be
+            shared out.
     """
+    check_processes(config, "controller")
     targets = config.controller.degradation_targets
     if targets not in DEGRADATION_TARGETS:
         known = ", ".join(DEGRADATION_TARGETS)
@@ -80,5 +82,5 @@ def check(config: Config) -> None:
     try:
         with torch.device("meta"):
             build_daclip(config.clip.architecture)
-    except ValueError as error:
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"clip.architecture: {error}") from error

@@ -19,7 +19,7 @@ from pipeline.config import Config, ConfigError, build
 from pipeline.models import build_network, load_controller, save_restorer, start_from
 from pipeline.perceptual import training_scores
 from pipeline.stages import SHARDS, WEIGHTS, controller_weights
-from pipeline.training import fit, schedule_of
+from pipeline.training import check_processes, fit, schedule_of
 
 
 def run(config: Config, folder: Path) -> None:
@@ -77,9 +77,10 @@ def check(config: Config) -> None:
 
     Raises:
         ConfigError: the patch is larger than what it is cut of, the network, its target, its loss
-            or the SDE cannot be made, or validation calls the network more often than there are
-            times.
+            or the SDE cannot be made, validation calls the network more often than there are
+            times, or the batch cannot be shared out.
     """
+    check_processes(config, "restorer")
     stage = config.restorer
     if stage.view is not None and stage.view < stage.patch:
         raise ConfigError(
@@ -91,7 +92,7 @@ def check(config: Config) -> None:
         T, sampling = make_tables(**vars(config.sde)).T, _validation_sampling(config)
         with torch.device("meta"):
             build_network(stage.network)
-    except ValueError as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"stage (b) cannot be trained so: {error}") from error
     if sampling.calls > T:
         raise ConfigError(

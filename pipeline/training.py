@@ -15,10 +15,11 @@ from datamodules.files import remove_partial
 from modules.optim import warmup_cosine
 from pipeline.callbacks import Throughput
 from pipeline.checkpoints import LAST, WholeFiles, keep_checkpoints, newest_checkpoint, take_best
-from pipeline.config import Config, ControllerConfig, RestorerConfig
+from pipeline.config import Config, ControllerConfig, RestorerConfig, check_batch
 from pipeline.guards import GradientGuard
 from pipeline.loggers import loggers
 from pipeline.models import device_of
+from pipeline.ranks import rank_of_environment
 from pipeline.restoration.machine import is_fast_in_bfloat16
 from pipeline.stop_in_order import StopInOrder
 
@@ -81,6 +82,17 @@ def fit(
     if stage.keep == "best" and trainer.is_global_zero:
         take_best(checkpoints, module)
     return trainer
+
+
+def check_processes(config: Config, stage: str) -> None:
+    """Check that a stage's batch can be shared out to the processes, where their number is known.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    devices = config.trainer.devices
+    asked = devices * config.trainer.num_nodes if isinstance(devices, int) else 1
+    check_batch(config, stage, max(1, asked, rank_of_environment().world))
 
 
 def precision_of(config: Config) -> str:

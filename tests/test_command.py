@@ -69,6 +69,17 @@ def standard_input(*names: object) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
 
 
+def test_name_too_long_for_its_sheet_is_that_photograph_s_fault(
+    restore: Callable[..., int], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = photos / f"{'x' * 245}.png"
+    (photos / "a.png").rename(long)
+    (tmp_path / "out").mkdir()
+    assert restore(photos, "--compare") == 1
+    assert "File name too long" in capsys.readouterr().out
+    assert "sub/b ü.jpg" in written(tmp_path / "out")
+
+
 def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image)

@@ -158,6 +158,9 @@ def test_patch_that_cannot_be_cut_of_the_view_is_refused(
         ("restorer", ["restorer.network.width=33"], "width must be even"),
         ("restorer", ["sde.T=1", "sampling.calls=3"], r"takes 3 network calls .* sde.T=1 .* 1 at"),
         ("controller", ["controller.degradation_targets=multi"], "one of: identity, multi_pos"),
+        ("restorer", ["trainer.devices=3"], "batch_size=2 images cannot be shared out evenly to 3"),
+        ("controller", ["trainer.num_nodes=3"], "batch_size=10 images cannot be shared .* to 3"),
+        ("controller", ["clip.architecture.text_cfg.width=15"], "must be divisible"),
         ("controller", ["clip.architecture=ViT-B-33"], "unknown CLIP architecture 'ViT-B-33'"),
     ],
 )
@@ -169,6 +172,9 @@ def test_training_that_cannot_work_is_refused_before_anything_is_set_aside(
         STAGES[f"train-{stage}"].check(tiny_config(*overrides))
 
 
-def test_precision_that_scales_gradients_is_refused(tiny_config: Callable[..., Config]) -> None:
+@pytest.mark.parametrize("name", ["16-mixed", "16"])
+def test_precision_that_scales_gradients_is_refused(
+    tiny_config: Callable[..., Config], name: str
+) -> None:
     with pytest.raises(ConfigError, match="take bf16-mixed"):
-        tiny_config("trainer.precision=16-mixed")
+        tiny_config(f"trainer.precision={name}")

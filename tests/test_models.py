@@ -94,6 +94,7 @@ def test_a_controller_is_loaded_with_the_windows_it_looks_in(tmp_path: Path) -> 
         ("controller", "{}"),
         ("controller", '{"architecture": {}, "words": ["noisy"]}'),
         ("controller", '{"architecture": 7, "words": ["noisy"]}'),
+        ("controller", '{"architecture": ARCHITECTURE, "words": ["noisy"]}'),
         ("restorer", "{}"),
         ("restorer", '{"network": []}'),
         ("restorer", '{"network": {"_target_": "os.system"}}'),
@@ -108,6 +109,7 @@ def test_file_that_says_of_itself_what_cannot_be_is_named(
     path, controller = tmp_path / "odd.safetensors", tmp_path / "controller.safetensors"
     controller.touch()
     about = about.replace("NETWORK", json.dumps(SAVED))
+    about = about.replace("ARCHITECTURE", json.dumps(dict(ARCHITECTURE) | {"embed_dim": -4}))
     metadata = {"format": FORMAT, "kind": kind, "about": about}
     save_file(tiny_unet().state_dict(), path, metadata)
     with pytest.raises(BadModel, match=re.escape(str(path))):

@@ -43,6 +43,7 @@ def test_script_asks_for_what_the_stage_needs(tiny_config: MakeConfig, tmp_path:
         "cluster.all.account=lab",
         "cluster.all.partition=cpu",
         "cluster.restorer.partition=gpu",
+        "restorer.batch_size=16",
         "cluster.restorer.nodes=2",
         "cluster.restorer.tasks_per_node=4",
         "cluster.restorer.gpus_per_node=4",
@@ -107,6 +108,11 @@ def test_script_is_sound_shell(tiny_config: MakeConfig) -> None:
         ("captions", ["cluster.captions.nodes=0"], r"cluster\.captions\.nodes=0: at least 1"),
         ("train-controller", ["trainer.accelerator=gpu"], "accelerator=gpu needs GPUs"),
         ("train-controller", ["cluster.all.minutes=5"], r"controller\.minutes=5 is not longer"),
+        (
+            "train-restorer",
+            ["cluster.all.nodes=3"],
+            "batch_size=2 images cannot be shared out evenly to 3",
+        ),
         ("train-restorer", ["trainer.devices=2"], r"trainer\.devices=2 contradicts.*per_node=1"),
         ("train-restorer", ["trainer.num_nodes=2"], r"num_nodes=2 contradicts.*nodes=1"),
     ],
@@ -190,9 +196,13 @@ def test_fresh_stages_are_not_submitted(tiny_config: MakeConfig, slurm: FakeSlur
         (["evaluate.pretrained=shipped"], ["shards", "evaluate"]),
         (["evaluate.pretrained=shipped", "evaluate.data={folder}"], ["evaluate"]),
         (["evaluate.model=false", "evaluate.data={folder}"], ["evaluate"]),
+        (
+            ["evaluate.restorer=x.safetensors"],
+            ["shards", "captions", "train-controller", "evaluate"],
+        ),
     ],
 )
-def test_nothing_is_trained_to_evaluate_another_model(
+def test_only_what_an_evaluation_reads_is_submitted(
     tiny_config: MakeConfig,
     slurm: FakeSlurm,
     tmp_path: Path,
@@ -273,6 +283,17 @@ def test_status_tells_how_each_job_stands(tiny_config: MakeConfig, slurm: FakeSl
     assert standing(config, "captions") == "queued as job 101: Dependency"
     assert standing(config, "train-controller") == "queued as job 102: BeginTime, requeued 1 time"
     assert standing(config, "evaluate") == "not submitted"
+
+
+def test_status_of_an_evaluation_of_another_model_goes_by_what_it_reads(
+    tiny_config: MakeConfig, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = {"shards": True, "captions": False, "controller": False, "restorer": False}
+    monkeypatch.setattr(status, "is_fresh", lambda stage, config: fresh.get(stage.name, True))
+    config = tiny_config(*NO_GPUS, "evaluate.pretrained=shipped")
+    assert standing(config, "evaluate") == standing(config, "shards") == "fresh"
+    assert standing(config, "train-restorer") == "not submitted"
+    assert standing(tiny_config(*NO_GPUS), "evaluate") == "not submitted"
 
 
 def test_status_goes_by_the_record_where_slurm_has_forgotten(

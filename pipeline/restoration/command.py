@@ -113,6 +113,10 @@ def _run(chosen: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _is_there(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110  (Path's raises an error of too long a name)
+
+
 def _lines() -> Iterator[str]:
     """Of standard input, read when they are asked for; names may be in any encoding."""
     for line in sys.stdin.buffer:
@@ -142,7 +146,7 @@ class Record:
 
     def has(self, job: Any) -> bool:
         """Whether a photograph as it now is has been restored in this way, and is there."""
-        return job.target.is_file() and self._done.get(self._name(job.target)) == self._entry(job)
+        return _is_there(job.target) and self._done.get(self._name(job.target)) == self._entry(job)
 
     def check_foreign(self, jobs: list[Any]) -> None:
         """Refuse to write over what was not made by this command.
@@ -151,7 +155,7 @@ class Record:
             ValueError: a file is there already.
         """
         for path in self._files(jobs):
-            if path.exists() and self._name(path) not in self._done:
+            if _is_there(path) and self._name(path) not in self._done:
                 raise ValueError(
                     f"{path} is there and was not made by this command; choose another "
                     "output folder, or give --overwrite"

@@ -84,7 +84,7 @@ def place(path: Path) -> Path:
 
 def _folded(name: str) -> str:
     """The same for names that differ in case or in how accents are stored."""
-    return unicodedata.normalize("NFC", name.casefold())
+    return unicodedata.normalize("NFC", name.lower())
 
 
 def _takes_for_one(path: Path) -> bool:
@@ -171,13 +171,13 @@ def _expanded(named: str, output: Path, made: Container[Path]) -> Found:
             return _in_folder(path, output)
         if path.exists():
             return Found([Job(path, output / path.name)], [])
+        if glob.has_magic(named):
+            found = sorted(Path(name) for name in glob.glob(named, recursive=True))  # noqa: PTH207
+            files = [name for name in found if name.is_file() and place(name) not in made]
+            jobs = [Job(name, output / name.name) for name in files]
+            return Found(jobs, [] if jobs else [f"no photograph matches {named}"])
     except OSError as error:
         return Found([], [f"{named}: cannot be read ({error.strerror})"])
-    if glob.has_magic(named):
-        found = sorted(Path(name) for name in glob.glob(named, recursive=True))  # noqa: PTH207
-        files = [name for name in found if name.is_file() and place(name) not in made]
-        jobs = [Job(name, output / name.name) for name in files]
-        return Found(jobs, [] if jobs else [f"no photograph matches {named}"])
     return Found([], [f"there is no file or folder {named}"])
 
 

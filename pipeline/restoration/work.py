@@ -180,6 +180,8 @@ def _leave(number: int, frame: FrameType | None) -> None:
     """End by an error, on whose way what is half-written is removed; and where it is caught on
     that way, as the pool does of errors while it hands over a result, end all the same.
     """
+    for other in (signal.SIGINT, signal.SIGTERM):  # once: it must not strike amid the removal
+        signal.signal(other, lambda number, frame: None)
     timer = threading.Timer(GRACE, os._exit, [1])
     timer.daemon = True
     timer.start()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.config import Config, ConfigError, JobConfig
+from pipeline.config import Config, ConfigError, JobConfig, check_batch
 from pipeline.interrupt import NOTE, STOPPED
 
 PLAIN = re.compile(r"/[\w./+,=@:~-]*")
@@ -113,6 +113,8 @@ def _check_job(command: str, job: JobConfig, config: Config) -> None:
             raise ConfigError(f"{shown}: shards is one process, on one node without a GPU")
     elif gpus not in (0, tasks):
         raise ConfigError(f"{shown}: {command} has one task for each GPU; make the two equal")
+    if command.startswith("train-"):
+        check_batch(config, section_of(command), job.nodes * tasks)
     if config.trainer.accelerator in ("gpu", "cuda") and gpus == 0 and command != "shards":
         raise ConfigError(f"{shown}: trainer.accelerator={config.trainer.accelerator} needs GPUs")
     if job.minutes * 60 <= config.cluster.stop_before_s:

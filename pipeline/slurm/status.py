@@ -13,7 +13,7 @@ from pipeline.slurm.job import log_of, record_of
 from pipeline.slurm.queue import look_at
 from pipeline.slurm.submit import read_jobs
 from pipeline.stage import is_fresh
-from pipeline.stages import STAGES
+from pipeline.stages import STAGES, chain
 
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
 RUNNING = ("RUNNING", "CONFIGURING", "COMPLETING")
@@ -32,12 +32,15 @@ class Standing(NamedTuple):
 def status(config: Config) -> list[str]:
     """A line for each stage; the faults of one that failed are on further ones."""
     jobs = read_jobs(config)
-    lines, fresh, broken = [], True, ""
+    needed = chain(config, "evaluate")
+    lines, before, broken = [], True, ""
     for command, stage in STAGES.items():
         try:
-            fresh = fresh and is_fresh(stage, config)
+            fresh = (before or command not in needed) and is_fresh(stage, config)
         except FileNotFoundError:
             fresh = False
+        if command in needed:
+            before = fresh
         standing = Standing("fresh")
         if not fresh:
             standing = _standing(command, config, jobs.get(command), broken)

@@ -15,7 +15,7 @@ from pipeline.config import Config, ConfigError, check_targets
 from pipeline.slurm.job import job_folder, render, script_of
 from pipeline.slurm.queue import SlurmError, cancel, live_jobs, missing_commands, submit_script
 from pipeline.stage import is_fresh
-from pipeline.stages import STAGES, evaluates_own_model
+from pipeline.stages import STAGES, chain
 
 log = logging.getLogger(__name__)
 
@@ -62,17 +62,9 @@ def read_jobs(config: Config) -> dict[str, str]:
 
 def _not_fresh(config: Config, upto: str) -> list[str]:
     """The first stage that is not fresh, and those after it, which have its result as input."""
-    names = _chain(config, upto)
+    names = chain(config, upto)
     first = next((i for i, name in enumerate(names) if not is_fresh(STAGES[name], config)), None)
     return [] if first is None else names[first:]
-
-
-def _chain(config: Config, upto: str) -> list[str]:
-    """The stages up to one; of an evaluation of another model, or of none, what it reads."""
-    if upto == "evaluate" and not evaluates_own_model(config):
-        return ["shards", upto] if config.evaluate.data is None else [upto]
-    names = list(STAGES)
-    return names[: names.index(upto) + 1]
 
 
 def _show(scripts: dict[str, str], config: Config) -> None:
