@@ -70,14 +70,15 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.filters["data_url"] = data_url
+    trainings = _trainings(config)
     page = environment.get_template("report.html.j2").render(
         summary=summary,
         main=by_task("PSNR and SSIM on RGB", RGB, compared(summary), summary),
         further=_further(summary),
         ablations=_ablations(summary),
         cases=cases,
-        trainings=_trainings(config),
-        short=SHORT_MINUTES,
+        trainings=trainings,
+        short=all(t.minutes is not None and t.minutes < SHORT_MINUTES for t in trainings),
         recognised=RECOGNISED,
         recognised_mean=RECOGNISED_MEAN,
         source=SOURCE,
