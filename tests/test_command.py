@@ -379,6 +379,55 @@ def test_processes_end_with_the_one_that_started_them(
     assert written(tmp_path / "out") <= {"a.png", "sub/b ü.jpg"}
 
 
+WRITER = """
+import signal, sys, time
+from pathlib import Path
+from datamodules.files import atomic_write
+from pipeline.restoration.work import _leave
+
+class Slow(type(Path())):
+    def with_name(self, name):
+        return Slow(super().with_name(name))
+    def unlink(self, missing_ok=False):
+        print("removing", flush=True)
+        time.sleep(1)
+        super().unlink(missing_ok)
+
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, _leave)
+try:
+    with atomic_write(Slow(sys.argv[1])) as file:
+        print("writing", flush=True)
+        time.sleep(60)
+except SystemExit:
+    if sys.argv[2] == "goes on":
+        time.sleep(60)
+    raise
+"""
+
+
+@pytest.mark.parametrize("then", ["ends", "goes on"])
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_strike_amid_the_removal(
+    tmp_path: Path, then: str, second: signal.Signals
+) -> None:
+    """Where the end is caught on its way, the process ends all the same."""
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "out" / "a.png"), then]
+    work = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert work.stdout is not None
+    try:
+        assert work.stdout.readline() == "writing\n"
+        assert len(list((tmp_path / "out").iterdir())) == 1
+        work.send_signal(signal.SIGTERM)
+        assert work.stdout.readline() == "removing\n"
+        work.send_signal(second)
+        assert work.wait(timeout=30) == 1
+    finally:
+        work.kill()
+        work.stdout.close()
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_code_in_a_model_is_not_run(
     photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
