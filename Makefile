@@ -1,5 +1,5 @@
 # `make help` lists the targets. Settings: EXPERIMENT names a file in conf/experiment/, ARGS adds
-# overrides, e.g. make train-all EXPERIMENT=universal ARGS="run_dir=/scratch/run1 seed=1"
+# overrides, e.g. make train-all EXPERIMENT=universal ARGS="shards.source.root=/data/universal seed=1"
 # CLUSTER=slurm submits the stages as jobs, see docs/cluster.md; DRY_RUN=1 only shows them
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -91,7 +91,7 @@ status: $(READY) ## how each stage of the run stands, with its job on a cluster
 restore: $(READY) ## restore photographs: make restore INPUT=photos OUTPUT=folder MODEL=name ARGS="--steps 4"
 	@$(BIN)/restore '$(INPUT)' --output '$(OUTPUT)' $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
-pretrained: $(READY) ## fetch all released weights, into ~/.cache/daclip
+pretrained: $(READY) ## fetch all released weights, and convert them in ~/.cache/daclip
 	@$(BIN)/python -m pipeline.publish fetch
 
 export: $(READY) ## a model folder of a run: make export MODEL=run-folder OUTPUT=folder ARGS=--half
@@ -126,7 +126,7 @@ bench-data: $(READY) ## what loading data costs, beside the plain way; three min
 bench-train: $(READY) ## what training costs, beside the plain way; five minutes, 6 GB of memory
 	@$(BIN)/python -m pipeline.bench.train $(ARGS)
 
-bench-sampling: $(READY) ## quality and time of few network calls beside a hundred, of a trained run
+bench-sampling: $(READY) ## quality and time of few network calls beside a hundred, of a run: ARGS="run_dir=outputs/demo-train"
 	@$(BIN)/python -m pipeline.bench.sampling $(SETTINGS)
 
 bench-restore: $(READY) ## how soon a photo is restored, and the memory of large ones; three minutes

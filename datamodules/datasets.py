@@ -179,6 +179,17 @@ class WholeDataset(Dataset[Item]):
         return Item(load_whole(self.samples[i if valid else 0]), i, valid, ())
 
 
+def size_of(address: SampleAddress) -> tuple[int, int]:
+    """Height and width of a stored sample, by its header.
+
+    Raises:
+        BadImage: it is damaged, or its images differ in size.
+        BadShard: the shard has changed since it was opened.
+    """
+    with address.open() as stored:
+        return _size(stored, with_clean=True)
+
+
 def load_whole(address: SampleAddress) -> Sample:
     """A stored sample, uncut and without its caption.
 
@@ -225,8 +236,7 @@ def collate(items: Sequence[Item]) -> Batch:
     """
     if len(sizes := {item.sample.lq.shape[:2] for item in items}) > 1:
         raise ValueError(
-            f"a batch mixes image sizes {sorted(sizes)}; set evaluate.batch_size=1, or make "
-            "shards whose images have one size"
+            f"a batch mixes image sizes {sorted(sizes)} (height, width)"
         )
     return collate_padded(items)
 

@@ -15,7 +15,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.captions import read_captions
-from datamodules.datasets import Batch, DrawDataset, Item, TooManyBadSamples, WholeDataset
+from datamodules.datasets import (
+    Batch,
+    DrawDataset,
+    Item,
+    TooManyBadSamples,
+    WholeDataset,
+    collate,
+    size_of,
+)
 from datamodules.mixture import DrawSampler, Mixture, ShareSampler
 from datamodules.reader import ShardSet
 from datamodules.views import Augment
@@ -57,7 +65,7 @@ class MixedData(LightningDataModule):
             with_clean: whether training wants the clean images.
             collate: makes a batch of items.
             batch_size: images of a training batch, on all devices together.
-            val_batch_size: per device, for validation.
+            val_batch_size: per device, for validation; 1 where `collate` cannot stack its images.
             val_per_task: how many images of each task validation looks at; None for all.
             workers: data processes per device.
             seed: of the order and the augmentation.
@@ -109,7 +117,11 @@ class MixedData(LightningDataModule):
         shards = ShardSet(self._shards, "val")
         samples = [a for found in shards.tasks.values() for a in found[: self._val_per_task]]
         sampler = ShareSampler(len(samples), *self._rank_of_world())
-        return self._loader(WholeDataset(samples), sampler, self._val_batch_size)
+        batch_size = self._val_batch_size
+        if batch_size > 1 and self._collate is collate and len(set(map(size_of, samples))) > 1:
+            log.info("validation images differ in size, so each is a batch of its own")
+            batch_size = 1
+        return self._loader(WholeDataset(samples), sampler, batch_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Count the draws used, and log and count the damaged samples passed over.

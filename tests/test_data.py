@@ -200,13 +200,30 @@ def test_damaged_validation_sample_is_an_error(shards: Path) -> None:
 
 def test_mixed_sizes_in_a_batch_are_explained_or_padded(shards: Path) -> None:
     items = [draws_of(shards, augment)[0] for augment in (whole_image, RandomPatch(16))]
-    with pytest.raises(ValueError, match=r"set evaluate\.batch_size=1"):
+    with pytest.raises(ValueError, match=r"mixes image sizes \[\(16, 16\), \(40, 48\)\]"):
         collate(items)
     batch = collate_padded(items)
     assert batch.lq.shape == (2, 3, 40, 48)
     assert batch.size.tolist() == [[40, 48], [16, 16]]
     assert np.array_equal(batch.lq[1, :, :16, :16].permute(1, 2, 0), items[1].sample.lq)
     assert batch.lq[1, :, 16:].sum() == batch.lq[1, :, :, 16:].sum() == 0
+
+
+def test_validation_images_that_differ_in_size_come_one_by_one(
+    pair_folder: Path, tmp_path: Path, shards: Path
+) -> None:
+    assert {len(batch.key) for batch in data_module(shards).val_dataloader()} == {2}
+    cut = next((pair_folder / "val").glob("*/LQ/*"))
+    for side in ("LQ", "GT"):
+        path = cut.parents[1] / side / cut.name
+        Image.open(path).crop((0, 0, 30, 20)).save(path)
+    mixed = tmp_path / "mixed"
+    write_shards(paired_folder(pair_folder).plan(), mixed, form(encoding="png"), 0.0, workers=0)
+    found = list(data_module(mixed).val_dataloader())
+    assert {len(batch.key) for batch in found} == {1}
+    assert (20, 30) in {tuple(batch.lq.shape[2:]) for batch in found}
+    padded = data_module(mixed, collate=collate_padded).val_dataloader()
+    assert {len(batch.key) for batch in padded} == {2}
 
 
 def test_batches_carry_the_numbers_of_their_draws(shards: Path) -> None:
