@@ -235,9 +235,7 @@ def collate(items: Sequence[Item]) -> Batch:
         ValueError: their images differ in size.
     """
     if len(sizes := {item.sample.lq.shape[:2] for item in items}) > 1:
-        raise ValueError(
-            f"a batch mixes image sizes {sorted(sizes)} (height, width)"
-        )
+        raise ValueError(f"a batch mixes image sizes {sorted(sizes)} (height, width)")
     return collate_padded(items)
 
 
