@@ -62,8 +62,8 @@ class Batch(NamedTuple):
     """Degraded images `[B, 3, H, W]`, uint8, RGB; smaller ones fill the upper left, 0 around."""
     gt: Tensor
     """Clean images, alike; `[B, 3, 0, 0]` where they are not asked for."""
-    size: Tensor
-    """`[B, 2]`, int64: height and width of each degraded image."""
+    size: list[tuple[int, int]]
+    """Height and width of each degraded image."""
     caption: list[str]
     degradation: list[str]
     source: list[str]
@@ -245,7 +245,7 @@ def collate_padded(items: Sequence[Item]) -> Batch:
     return Batch(
         lq=_stack([sample.lq for sample in samples]),
         gt=_stack([sample.gt for sample in samples]),
-        size=torch.tensor([sample.lq.shape[:2] for sample in samples]),
+        size=[(sample.lq.shape[0], sample.lq.shape[1]) for sample in samples],
         caption=[sample.caption for sample in samples],
         degradation=[sample.degradation for sample in samples],
         source=[sample.source for sample in samples],

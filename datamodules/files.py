@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         OSError: with the path and, on a full disk, what to do about it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
     try:
         with temporary.open("wb") as file:
             yield file

@@ -128,6 +128,8 @@ class OpenSample:
         try:
             self._file.seek(offset)
             data = self._file.read(size)
+            while len(data) < size and (more := self._file.read(size - len(data))):
+                data += more  # some file systems give less than is asked for
         except OSError as error:
             raise BadShard(f"{self._shard}: cannot be read ({error.strerror})") from error
         if len(data) < size:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from datamodules.files import read_json
 from datamodules.headers import Table, check_size, read_all_headers, read_headers
 from datamodules.remote import ShardCache
 from datamodules.shards import BadShard, Shard, read_index
+
+T = TypeVar("T")
 
 LINK = "link.json"
 """In a folder with an index: where its shards lie, if not there."""
@@ -95,26 +97,28 @@ class RemoteShards:
         return self._table(number)
 
     def open(self, number: int) -> BinaryIO:
-        """The fetched shard; another process may have just evicted it, so look twice."""
-        shard = self.shards[number]
-        for _ in range(3):
-            try:
-                return self._path(number).open("rb", buffering=0)
-            except FileNotFoundError:
-                continue
-        raise BadShard(f"{shard.name}: evicted while it was opened; raise the cache's limit")
+        """The fetched shard."""
+        return self._fetched(number, lambda path: path.open("rb", buffering=0))
 
     def prefetch(self, number: int) -> None:
         """Fetch it in the background."""
         shard = self.shards[number]
         self.cache.prefetch(shard.name, shard.bytes, shard.sha256)
 
-    def _path(self, number: int) -> Path:
-        shard = self.shards[number]
-        return self.cache.path(shard.name, shard.bytes, shard.sha256)
-
     def _read_table(self, number: int) -> Table:
-        return read_headers(self._path(number), self.shards[number])
+        return self._fetched(number, lambda path: read_headers(path, self.shards[number]))
+
+    def _fetched(self, number: int, use: Callable[[Path], T]) -> T:
+        """Use a fetched shard; another process may have just evicted it, so look again."""
+        shard = self.shards[number]
+        for _ in range(3):
+            path = self.cache.path(shard.name, shard.bytes, shard.sha256)
+            try:
+                return use(path)
+            except (BadShard, FileNotFoundError):
+                if path.exists():
+                    raise
+        raise BadShard(f"{shard.name}: evicted while it was opened; raise the cache's limit")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"cache": self.cache, "shards": self.shards, "window": self.window}

@@ -47,7 +47,8 @@ class RandomPatch:
         if min(height, width) < side:
             raise BadImage(
                 f"{width}x{height} pixels are fewer than the patch of {side}; lower "
-                "restorer.patch or restorer.view"
+                "restorer.patch or restorer.view, or, if this is a tile of a larger image, make "
+                "the shards with a larger shards.format.tile"
             )
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))

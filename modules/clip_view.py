@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -84,7 +85,7 @@ def random_clip_view(
     size: int,
     scale: tuple[float, float],
     generators: Sequence[torch.Generator],
-    extents: Tensor | None = None,
+    extents: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
     """Crop each image at random, scale the crop to a square and normalise.
 
@@ -93,15 +94,14 @@ def random_clip_view(
         size: side of the view, in pixels.
         scale: the least and the largest share of the image's area that a crop takes.
         generators: one for each image, which draws its crop.
-        extents: `[B, 2]`, height and width of the image in the upper left of each entry, where
-            the rest is padding; None where there is none.
+        extents: height and width of the image in the upper left of each entry, where the rest is
+            padding; None where there is none.
 
     Returns:
         float32 `[B, 3, size, size]`, less CLIP's mean, over its standard deviation.
     """
     full = [(images.shape[-2], images.shape[-1])] * len(images)
-    sizes = full if extents is None else [(h, w) for h, w in extents.tolist()]
-    crops = random_crops(sizes, scale, generators)
+    crops = random_crops(full if extents is None else extents, scale, generators)
     cut = (
         image[None, :, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
         for image, crop in zip(images, crops, strict=True)
@@ -187,6 +187,12 @@ def _interpolate(levels: Tensor, height: int, width: int) -> Tensor:
 
 
 def _normalise(levels: Tensor) -> Tensor:
-    mean = levels.new_tensor(CLIP_MEAN)[:, None, None]
-    std = levels.new_tensor(CLIP_STD)[:, None, None]
+    mean, std = _statistics(levels.device)
     return (levels / 255 - mean) / std
+
+
+@cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """CLIP's mean and standard deviation, `[3, 1, 1]` each, brought to a device once."""
+    mean, std = torch.tensor([CLIP_MEAN, CLIP_STD], device=device)[..., None, None]
+    return mean, std

@@ -37,8 +37,8 @@ def build_clip(architecture: Architecture, weights: str | Path | None = None) ->
     stem = config.pop("stem", None)
     clip = CLIP(**config)
     if stem is not None:
-        vision = config["vision_cfg"]
-        clip.visual.conv1 = ConvStem(stem, vision["width"], vision["patch_size"])
+        patches = clip.visual.conv1
+        clip.visual.conv1 = ConvStem(stem, patches.out_channels, patches.kernel_size[0])
     if path is not None:
         _load(clip, path)
     return clip

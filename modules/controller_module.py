@@ -29,8 +29,8 @@ class TrainingBatch(Protocol):
 
     lq: Tensor
     gt: Tensor
-    size: Tensor
-    """`[B, 2]`: height and width of each `lq`; what lies outside is padding."""
+    size: list[tuple[int, int]]
+    """Height and width of each `lq`; what lies outside is padding."""
     caption: list[str]
     degradation: list[str]
     number: list[int]
@@ -83,7 +83,8 @@ class ControllerModule(LightningModule):
         self._multi_positive = degradation_targets == "multi_positive"
         self._view_scale, self._seed, self._windows = view_scale, seed, windows
         self._frozen_words: Tensor | None = None
-        self.confusion = MulticlassConfusionMatrix(num_classes=len(words))
+        # It would refuse a single word, of a restorer for one task.
+        self.confusion = MulticlassConfusionMatrix(len(words), validate_args=False)
         self.recognised = torch.zeros(len(words), len(words))
         """Samples of the last validation by true word (row) and the one found (column)."""
 
@@ -110,18 +111,20 @@ class ControllerModule(LightningModule):
         """Count which degradation is recognised in which."""
         images = (
             image[:, :height, :width].float() / 255
-            for image, (height, width) in zip(batch.lq, batch.size.tolist(), strict=True)
+            for image, (height, width) in zip(batch.lq, batch.size, strict=True)
         )
         side = self.daclip.image_size
         views = [clip_windows(image[None], side, self._windows)[0] for image in images]
         seen = self.daclip(torch.cat(views)).degradation.split([len(those) for those in views])
-        degradation = normalize(torch.stack([each.mean(dim=0) for each in seen]), dim=-1)
-        found = (degradation @ self._encode_words().T).argmax(dim=-1)
+        words = self._encode_words().float()
+        with torch.autocast(self.device.type, enabled=False):  # in bfloat16 near words would tie
+            degradation = torch.stack([each.float().mean(dim=0) for each in seen])
+            found = (normalize(degradation, dim=-1) @ words.T).argmax(dim=-1)
         self.confusion.update(found[batch.valid], self._ids(batch.degradation)[batch.valid])
 
     def on_validation_epoch_end(self) -> None:
         """Share of a word's samples in which it is recognised, and the mean of the words."""
-        counts = self.confusion.compute().float()
+        counts = self.confusion.compute().float().reshape(self.recognised.shape)
         self.confusion.reset()
         self.recognised = counts.cpu()
         shares = counts.diag() / counts.sum(dim=1)
@@ -129,8 +132,9 @@ class ControllerModule(LightningModule):
         self.log_dict(accuracy, prog_bar=True, sync_dist=True)
         self.log_dict(by_group("degradation_accuracy", self.words, shares), sync_dist=True)
 
-    def on_before_zero_grad(self, optimizer: Optimizer) -> None:
-        """Keep the logit scale within 1..100, as CLIP does."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Keep the logit scale within 1..100 after each step, as CLIP does."""
+        super().optimizer_step(*args, **kwargs)
         with torch.no_grad():
             self.daclip.logit_scale.clamp_(0, torch.tensor(100.0).log().item())
 

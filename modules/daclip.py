@@ -29,7 +29,7 @@ class Embeddings(NamedTuple):
     """Embedding of the degradation: `[B, D]`."""
 
 
-class Controller(nn.Module):
+class ImageController(nn.Module):
     """A copy of a vision tower with a zero-initialised linear after each block."""
 
     def __init__(self, tower: VisionTransformer) -> None:
@@ -70,7 +70,7 @@ class DaClip(nn.Module):
         super().__init__()
         _check_tower(clip.visual)
         self.clip = clip
-        self.controller = Controller(clip.visual)
+        self.controller = ImageController(clip.visual)
         self.logit_scale = nn.Parameter(clip.logit_scale.detach().clone())
         self.clip_is_frozen = True
         self.clip.requires_grad_(False).eval()

@@ -27,7 +27,7 @@ BUCKETS = 5
 """Parts of 1..T whose losses are told apart."""
 
 Loss = Callable[[Tables, Prediction, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(tables, prediction, x_t, x_0, mu, t) -> scalar."""
+"""(tables, prediction, x_t, x_0, mu, t) -> the loss of each image, `[B]`."""
 
 
 def matching(
@@ -41,7 +41,7 @@ def data(
     tables: Tables, predicted: Prediction, x_t: Tensor, x_0: Tensor, mu: Tensor, t: Tensor
 ) -> Tensor:
     """L1 to the clean image."""
-    return (predicted.x_0 - x_0).abs().mean()
+    return (predicted.x_0 - x_0).abs().flatten(1).mean(dim=1)
 
 
 LOSSES: dict[str, Loss] = {"matching": matching, "data": data}
@@ -58,22 +58,23 @@ def loss_of(name: str) -> Loss:
     return LOSSES[name]
 
 
-def draw_times_and_noise(
-    generators: Sequence[torch.Generator], T: int, images: Tensor, late_times: float = 0
-) -> tuple[Tensor, Tensor]:
-    """A time in 1..T, `[B]`, and normal noise `[B, C, H, W]`, of each image by its generator.
+def draw_times(generators: Sequence[torch.Generator], T: int, late_times: float = 0) -> Tensor:
+    """A time in 1..T of each image, `[B]`, drawn by its generator, a CPU's, on the CPU.
 
     The density of times rises as t^late_times: t = ceil(T u^(1 / (1 + late_times))), u uniform.
     """
-    times, noise = [], torch.empty_like(images)
+    if not late_times:
+        return torch.stack([torch.randint(1, T + 1, (), generator=g) for g in generators])
+    draws = [torch.rand((), generator=g, dtype=torch.float64) for g in generators]
+    return (T * torch.stack(draws) ** (1 / (1 + late_times))).ceil().long().clamp(1, T)
+
+
+def draw_noise(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
+    """Normal noise for each image of a batch `[B, ...]` by its generator, of the images' device."""
+    noise = torch.empty_like(like)
     for generator, into in zip(generators, noise, strict=True):
-        if late_times:
-            u = torch.rand((), generator=generator, device=images.device, dtype=torch.float64)
-            times.append((T * u ** (1 / (1 + late_times))).ceil().long().clamp(1, T))
-        else:
-            times.append(torch.randint(1, T + 1, (), generator=generator, device=images.device))
         into.normal_(generator=generator)
-    return torch.stack(times), noise
+    return noise
 
 
 def cut_patches(
@@ -83,13 +84,13 @@ def cut_patches(
 
     Args:
         side: of the squares, at most that of the images.
-        generators: one for each entry of the batch.
+        generators: one for each entry of the batch, of the CPU: a GPU would be waited for.
         images: `[B, C, H, W]` each, all of one size.
     """
     height, width = images[0].shape[2:]
     places = []
     for generator in generators:
-        u, v = torch.rand(2, generator=generator, device=generator.device).tolist()
+        u, v = torch.rand(2, generator=generator).tolist()
         places.append((int(u * (height - side + 1)), int(v * (width - side + 1))))
     return tuple(
         torch.stack(
@@ -179,19 +180,21 @@ class RestorerModule(LightningModule):
         """Loss at a random time in 1..T for each image."""
         x_0, mu = batch.gt.float() / 255, batch.lq.float() / 255
         tables = self._denoiser.tables
-        generators = draw_generators(self.device, self._seed, batch.number)
+        few = of_noise = draw_generators(torch.device("cpu"), self._seed, batch.number)
+        if self.device.type != "cpu":
+            of_noise = draw_generators(self.device, self._seed, batch.number)
         embeddings = self._controller.embed(mu)
         if any(self._told):
-            embeddings = self._tell_some(generators, batch, embeddings)
+            embeddings = self._tell_some(few, batch, embeddings)
         if self._patch:
-            x_0, mu = cut_patches(self._patch, generators, x_0, mu)
-        t, noise = draw_times_and_noise(generators, tables.T, mu, self._late_times)
-        x_t = sde.diffuse(tables, x_0, mu, t, noise)
+            x_0, mu = cut_patches(self._patch, few, x_0, mu)
+        t = draw_times(few, tables.T, self._late_times).to(self.device)
+        x_t = sde.diffuse(tables, x_0, mu, t, draw_noise(of_noise, mu))
         predicted = self._denoiser(x_t, mu, t, embeddings)
-        loss = self._loss(tables, predicted, x_t, x_0, mu, t)
+        losses = self._loss(tables, predicted, x_t, x_0, mu, t)
+        loss = losses.mean()
         self.log("loss", loss, prog_bar=True, sync_dist=True)
-        losses = self._loss_of_each(predicted, x_t, x_0, mu, t)
-        self.loss_by_time.update(losses, bucket_of(t, tables.T, BUCKETS))
+        self.loss_by_time.update(losses[:, None], bucket_of(t, tables.T, BUCKETS))
         return loss
 
     def validation_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
@@ -201,9 +204,11 @@ class RestorerModule(LightningModule):
         seeds = [self._seed] * len(degraded)
         restored = restore(self._denoiser, embeddings, degraded, self._sampling, seeds)
         words = torch.tensor([self._words.index(w) for w in batch.degradation], device=self.device)
-        for metric, images in ((self.restored, restored), (self.degraded, degraded)):
-            scores = [score(images.cpu(), clean.cpu()) for score in self._scores.values()]
-            values = torch.stack([score.float() for score in scores], dim=1).to(self.device)
+        clean = clean.cpu()
+        for metric, images in ((self.restored, restored.cpu()), (self.degraded, degraded.cpu())):
+            with torch.autocast("cpu", enabled=False):  # scores are exact whatever trains
+                scores = [score(images, clean).float() for score in self._scores.values()]
+            values = torch.stack(scores, dim=1).to(self.device)
             metric.update(values[batch.valid], words[batch.valid])
         return restored
 
@@ -234,21 +239,9 @@ class RestorerModule(LightningModule):
     ) -> Embeddings:
         """True words, or what another image shows, for a random share of the images."""
         true, swapped = self._told
-        chance = torch.stack([torch.rand((), generator=g, device=g.device) for g in generators])
+        chance = torch.stack([torch.rand((), generator=g) for g in generators]).to(self.device)
         texts = self._controller.tell(batch.degradation, seen).degradation
         others = _of_draw_before(batch.number, seen.degradation)
         told = torch.where((chance < true)[:, None], texts, seen.degradation)
         swap = (chance >= true) & (chance < true + swapped)
         return seen._replace(degradation=torch.where(swap[:, None], others, told))
-
-    @torch.no_grad()
-    def _loss_of_each(
-        self, predicted: Prediction, x_t: Tensor, x_0: Tensor, mu: Tensor, t: Tensor
-    ) -> Tensor:
-        """The loss of each image, `[B, 1]`."""
-        batch = (*predicted, x_t, x_0, mu, t)
-        losses = []
-        for image_of, noise_of, *others in zip(*(part.split(1) for part in batch), strict=True):
-            prediction = Prediction(image_of, noise_of)
-            losses.append(self._loss(self._denoiser.tables, prediction, *others))
-        return torch.stack(losses)[:, None]

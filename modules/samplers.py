@@ -62,6 +62,8 @@ def posterior_step(
 ) -> Tensor:
     """A draw of q(x_s | x_t, x_0) in closed form; exact for any s < t given the right x_0."""
     x_0 = now.predicted.x_0
+    if s == 0:  # where its standard deviation is 0
+        return sde.optimum_step(tables, now.x_t, x_0, mu, now.t, s)
     return sde.posterior_step(tables, now.x_t, x_0, mu, now.t, s, noise(now.x_t))
 
 
@@ -118,7 +120,9 @@ def _update(
     from_x_t = k * sigma_bar_s / sde.at(tables.sigma_bar, now.t) * (now.x_t - mu)
     from_x_0 = sde.at(tables.alpha, s) * (1 - k * r) * (x_0 - mu)
     mean = mu + from_x_t + from_x_0
-    return mean + eta * sigma_bar_s * torch.sqrt(drawn) * noise(now.x_t) if eta else mean
+    if eta == 0 or s == 0:
+        return mean
+    return mean + eta * sigma_bar_s * torch.sqrt(drawn) * noise(now.x_t)
 
 
 def _midway(tables: Tables, now: Visit, before: Visit | None, s: int) -> Tensor:

@@ -152,7 +152,8 @@ class ConditionalUNet(nn.Module):
         """Evaluate the network.
 
         Args:
-            x_t: states `[B, C, H, W]`; H and W are above half the padding multiple 2^levels.
+            x_t: states `[B, C, H, W]`; H and W are above half of `multiple`, to which
+                they are padded.
             mu: degraded images `[B, C, H, W]` in [0, 1].
             t: time in 0..T, one for all or `[B]`.
             degradation: degradation embeddings `[B, context_dim]`, not normalised; None adds no
@@ -268,7 +269,9 @@ def _pad(x: Tensor, multiple: int) -> Tensor:
 def _times(t: int | float | Tensor, like: Tensor) -> Tensor:
     """Times `[B]` in float32 (float64 for float64 images): half precision would round them."""
     dtype = torch.promote_types(like.dtype, torch.float32)
-    times = torch.as_tensor(t, dtype=dtype, device=like.device)
+    if not isinstance(t, Tensor):
+        return torch.full((len(like),), t, dtype=dtype, device=like.device)
+    times = t.to(like.device, dtype)
     if times.ndim > 1 or times.numel() not in (1, len(like)):
         raise ValueError(f"t must be a number or [{len(like)}], got {list(times.shape)}")
     return times.expand(len(like))

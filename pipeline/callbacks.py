@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.profilers import Profiler
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from datamodules.datasets import Batch
 from datamodules.files import atomic_write
@@ -19,6 +20,8 @@ from datamodules.images import Pixels, encode_png
 from modules.controller_module import ControllerModule
 from pipeline.tracking import TRACKER
 
+WARMUP = 100
+"""Steps up to which the average is a copy of the weights."""
 SAMPLES = "samples.png"
 """Picture of the last validation's samples: degraded, restored and clean of one in each row."""
 CONFUSION, TABLE, SHEET = "confusion", "samples", "samples_sheet"
@@ -93,11 +96,33 @@ class Throughput(Callback):
         self._images, self._step = 0, trainer.global_step
 
 
-class Average(EMAWeightAveraging):
-    """Lightning's; a run that goes on at its last step ends with the averages, too.
+class Average(WeightAveraging):
+    """The exponential moving average of the weights, as the reference takes it (ema_pytorch).
 
+    Its decay rises to the recipe's: 0 up to step 100, so that the weights are copied, and then
+    1 - (step - 99)^(-2/3), which is 0.99 at step 1,099 and 0.995 at step 2,927. The average is on
+    the device of the network. A run that goes on at its last step ends with the averages, too:
     Lightning puts them in place at the end of the training loop, which such a run leaves out.
     """
+
+    def __init__(self, decay: float, every: int) -> None:
+        """Take the weights in after the first step, and then every so many."""
+        super().__init__(use_buffers=False, multi_avg_fn=self._take_in)
+        self._decay, self._every = decay, every
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Before the network is on its device, where Lightning would look for it."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, module, stage)
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """After the steps 0, `every`, 2 `every`, ..."""
+        return step_idx is not None and step_idx % self._every == 0
+
+    def _take_in(self, averages: Any, weights: Any, updates: Tensor | int) -> None:
+        step = int(updates) * self._every
+        decay = 0.0 if step <= WARMUP else 1 - (step - WARMUP + 1) ** (-2 / 3)
+        get_ema_multi_avg_fn(min(decay, self._decay))(averages, weights, updates)
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Put the averages in place, if they are not there yet."""

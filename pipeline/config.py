@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 Node = dict[str, Any]
 """A `_target_` with its arguments, or plain settings of a free form."""
 KEEP = ("last", "best")
+PRECISIONS = ("auto", "32-true", "32", "bf16-mixed", "bf16")
 """Which weights of a training are its result."""
 
 
@@ -265,10 +266,10 @@ def _check_ranges(config: Config) -> None:
         "restorer.batch_size": (config.restorer.batch_size, 1),
         "evaluate.batch_size": (config.evaluate.batch_size, 1),
     }
-    if config.trainer.precision in ("16", "16-mixed"):
+    if config.trainer.precision not in PRECISIONS:
         raise ConfigError(
-            f"trainer.precision={config.trainer.precision}: its scaled gradients overflow "
-            "from time to time, at which training would stop; take bf16-mixed"
+            f"trainer.precision={config.trainer.precision}; choose one of: {', '.join(PRECISIONS)} "
+            "(scaled gradients of 16 bits overflow from time to time, which would stop training)"
         )
     stages: dict[str, ControllerConfig | RestorerConfig]
     stages = {"controller": config.controller, "restorer": config.restorer}

@@ -63,9 +63,7 @@ def run(config: Config, folder: Path) -> None:
         stage.patch if stage.view else None,
         (stage.true_words, stage.swapped),
     )
-    average = Average(
-        decay=stage.ema_decay, update_every_n_steps=stage.ema_every, use_buffers=False
-    )
+    average = Average(stage.ema_decay, stage.ema_every)
     trainer = fit(config, stage, folder, module, data, "val_psnr", [average, Samples(folder)])
     if trainer.is_global_zero:
         controller = controller_weights(config)

@@ -172,9 +172,14 @@ def test_training_that_cannot_work_is_refused_before_anything_is_set_aside(
         STAGES[f"train-{stage}"].check(tiny_config(*overrides))
 
 
-@pytest.mark.parametrize("name", ["16-mixed", "16"])
-def test_precision_that_scales_gradients_is_refused(
+@pytest.mark.parametrize("name", ["16-mixed", "16", "bf16-true", "64-true", "half"])
+def test_precision_that_does_not_train_is_refused(
     tiny_config: Callable[..., Config], name: str
 ) -> None:
-    with pytest.raises(ConfigError, match="take bf16-mixed"):
+    with pytest.raises(ConfigError, match=f"precision={name}; choose one of: auto, 32-true"):
         tiny_config(f"trainer.precision={name}")
+
+
+@pytest.mark.parametrize("name", ["auto", "32-true", "32", "bf16-mixed", "bf16"])
+def test_precision_that_trains_is_taken(tiny_config: Callable[..., Config], name: str) -> None:
+    assert tiny_config(f"trainer.precision={name}").trainer.precision == name

@@ -33,6 +33,15 @@ def test_a_stem_gives_as_many_patches_as_a_plain_embedding() -> None:
     assert stem(images).shape == plain(images).shape == (2, 32, 3, 3)
 
 
+def test_a_stem_is_as_wide_as_the_tower_that_open_clip_makes_where_nothing_is_said() -> None:
+    small = architecture(stem=[8, 12])
+    del small["vision_cfg"]["width"], small["vision_cfg"]["head_width"]
+
+    stem = build_daclip(small).clip.visual.conv1
+
+    assert stem(torch.rand(1, 3, 48, 48)).shape == (1, 768, 3, 3)
+
+
 def test_a_stem_sees_the_strength_of_fine_noise_where_a_linear_embedding_cannot() -> None:
     """The mean over many patches of noise is none for a linear map, and grows for a stem."""
     noise = torch.randn(64, 3, 48, 48, generator=torch.Generator().manual_seed(0))

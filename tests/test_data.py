@@ -204,7 +204,7 @@ def test_mixed_sizes_in_a_batch_are_explained_or_padded(shards: Path) -> None:
         collate(items)
     batch = collate_padded(items)
     assert batch.lq.shape == (2, 3, 40, 48)
-    assert batch.size.tolist() == [[40, 48], [16, 16]]
+    assert batch.size == [(40, 48), (16, 16)]
     assert np.array_equal(batch.lq[1, :, :16, :16].permute(1, 2, 0), items[1].sample.lq)
     assert batch.lq[1, :, 16:].sum() == batch.lq[1, :, :, 16:].sum() == 0
 

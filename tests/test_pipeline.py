@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from datamodules.images import read_image
 from pipeline.models import BadModel, load_controller, load_restorer
 from pipeline.restoration.command import main as restore
-from tests.conftest import CHAIN, call, command, photograph
+from tests.conftest import CHAIN, TINY_RUN, call, command, photograph
 
 
 @pytest.mark.slow
@@ -32,6 +33,31 @@ def test_chain_ends_in_table_and_report(finished: Path) -> None:
     assert page.count("<img") == 3 * 10
     assert "minutes of training" in page
     assert 'src="http' not in page
+
+
+@pytest.mark.slow
+def test_one_task_with_images_of_several_sizes(
+    tmp_path: Path, save_image: Callable[..., Path]
+) -> None:
+    """The controller has one word to tell; no two validation images make a batch."""
+    names = {"train": ["a", "b", "c"], "val": ["d", "e", "f"]}
+    for split, of_split in names.items():
+        for i, name in enumerate(of_split):
+            for side in ("GT", "LQ"):
+                save_image(f"pairs/{split}/rainy/{side}/{name}.png", 48 + 8 * i, 64, seed=i)
+    lines = [{"source": f"{name}.png", "caption": f"photograph {name}"} for name in "abcdef"]
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    settings = [setting for setting in TINY_RUN if not setting.startswith("shards.source")]
+    settings += ["source=folder", f"shards.source.root={tmp_path / 'pairs'}", "captioner=file"]
+    settings += [f"captions.captioner.path={tmp_path / 'captions.jsonl'}"]
+    settings += [f"run_dir={tmp_path / 'run'}"]
+    for stage in CHAIN:
+        line = [sys.executable, "-m", "pipeline", stage, *settings]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "run/evaluation/metrics.json").read_text())
+    assert [task["images"] for task in metrics["tasks"]] == [3]
+    assert metrics["confusion"] == [[3]]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +18,7 @@ from datamodules import transport
 from datamodules.datasets import Batch, collate
 from datamodules.mixed import MixedData
 from datamodules.ready import ReadyShards
+from datamodules.remote import ShardCache
 from datamodules.shards import INDEX, BadShard, read_index, write_shards
 from datamodules.views import RandomPatch
 from pipeline.config import load_config
@@ -100,6 +102,26 @@ def test_far_shards_are_drawn_a_window_at_a_time(shards: Path, url: str, tmp_pat
         middle = rainy[3 * epoch + 1]
         assert middle in (rainy[3 * epoch], rainy[3 * epoch + 2])
         assert rainy[3 * epoch : 3 * epoch + 3].count(middle) == 2
+
+
+def test_far_shards_that_another_process_evicts_are_fetched_again(
+    shards: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each shard is gone when it is opened for the first time, for its table as for its samples."""
+    ready(url, tmp_path / "cache").link(tmp_path / "linked")
+    path, gone = ShardCache.path, set[tuple[str, str]]()
+
+    def evicted(cache: ShardCache, name: str, size: int, sha256: str) -> Path:
+        found = path(cache, name, size, sha256)
+        caller, use = sys._getframe(1).f_code.co_name, sys._getframe(2).f_code.co_name
+        if caller == "_fetched" and (name, use) not in gone:  # not where it is prefetched
+            gone.add((name, use))
+            found.unlink()
+        return found
+
+    monkeypatch.setattr(ShardCache, "path", evicted)
+    assert_alike(training(shards), training(tmp_path / "linked"))
+    assert {use for _, use in gone} == {"open", "_read_table"}
 
 
 def test_stage_links_and_stays_fresh_until_the_index_changes(

@@ -102,6 +102,21 @@ def test_shard_that_changes_while_it_is_used_is_named(
     assert all(FIRST in line and reason in line for line in skipped)
 
 
+def test_reads_that_give_less_than_is_asked_for_are_gone_on_with(shards: Path) -> None:
+    """As some network file systems answer."""
+    address = ShardSet(shards, "train").all()[0]
+    whole = address.image("gt")
+
+    class Slow(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(min(100, size or 0))
+
+    with address.open() as stored:
+        stored._file = Slow(stored._file.name)
+        assert np.array_equal(stored.pixels("gt", None), whole)
+        stored._file.close()
+
+
 def test_all_shards_gone_while_they_are_used_is_an_error(shards: Path) -> None:
     dataset = draws_of(ShardSet(shards, "train"))
     for path in shards.glob("*.tar"):

@@ -35,7 +35,7 @@ def batch(*words: str, valid: list[bool] | None = None) -> Fake:
     generator = torch.Generator().manual_seed(3)
     lq, gt = torch.randint(0, 256, (2, len(words), 3, 40, 40), generator=generator).byte()
     flags = torch.tensor(valid or [True] * len(words))
-    size = torch.tensor([[40, 40]] * len(words))
+    size = [(40, 40)] * len(words)
     return Fake(
         lq, gt, size, ["a"] * len(words), list(words), list(range(len(words))), flags, list(words)
     )
@@ -121,14 +121,13 @@ def test_losses_of_single_images_average_to_that_of_the_batch(
     loss = restorer.training_step(batch("hazy", "rainy", "rainy", "snowy"), 0)
     restorer.on_validation_epoch_end()
     assert restorer.loss_by_time.counts.sum() == 0
-    losses = restorer._loss_of_each
-    seen: dict[str, Any] = {}
-    restorer._loss_of_each = lambda *a: seen.setdefault("of_each", losses(*a))  # type: ignore[method-assign]
+    compare, seen = LOSSES[name], list[torch.Tensor]()
+    restorer._loss = lambda *a: seen.append(compare(*a)) or seen[0]  # type: ignore[func-returns-value]
     restorer.training_step(batch("hazy", "rainy", "rainy", "snowy"), 0)
-    assert seen["of_each"].shape == (4, 1)
-    assert not seen["of_each"].requires_grad
-    assert seen["of_each"].mean() == pytest.approx(loss.item())
+    assert seen[0].shape == (4,)
+    assert seen[0].mean().item() == pytest.approx(loss.item())
     assert restorer.loss_by_time.compute()[-1, 0] == pytest.approx(loss.item())
+    assert not restorer.loss_by_time.compute().requires_grad
 
 
 def test_controller_sees_more_than_the_patch_that_is_trained_on(restorer: RestorerModule) -> None:
@@ -199,17 +198,21 @@ def test_validation_scores_tasks_and_leaves_padding_out(restorer: RestorerModule
     assert restorer.restored.counts.sum() == 0
 
 
-def test_confusion_counts_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    daclip = build_daclip(TINY_CLIP)
-    module = ControllerModule(
-        daclip,
-        WORDS,
-        lambda groups: None,
+def controller(words: tuple[str, ...] = WORDS) -> ControllerModule:
+    return ControllerModule(
+        build_daclip(TINY_CLIP),
+        words,
+        lambda groups: torch.optim.SGD(groups, lr=0.0),  # type: ignore[arg-type]
         lambda step: 1.0,
         "identity",
         (0.9, 1.0),
-        seed=0,  # type: ignore[arg-type,return-value]
+        seed=0,
     )
+
+
+def test_confusion_counts_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = controller()
+    daclip = module.daclip
     logged: dict[str, Any] = {}
     module.log_dict = lambda values, **how: logged.update(values)  # type: ignore[assignment]
     monkeypatch.setattr(module, "_encode", lambda texts: torch.eye(3, 32))
@@ -225,6 +228,86 @@ def test_confusion_counts_words(monkeypatch: pytest.MonkeyPatch) -> None:
     module.validation_step(batch("rainy", "rainy", "rainy", "rainy"), 0)
     module.on_validation_epoch_end()
     assert module.recognised.sum() == 4
+
+
+def test_words_that_are_near_are_told_apart_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cosines, 0.999 and 1, are one number in bfloat16; the first word would win."""
+    module = controller()
+    module.log_dict = lambda values, **how: None  # type: ignore[assignment,method-assign]
+    texts = torch.eye(3, 32)
+    texts[0] = torch.nn.functional.normalize(texts[1] + 0.0447 * texts[2], dim=0)
+    monkeypatch.setattr(module, "_encode", lambda words: texts)
+    looks = texts[[1, 1]]
+    monkeypatch.setattr(module.daclip, "forward", lambda v: SimpleNamespace(degradation=looks))
+    with torch.autocast("cpu", torch.bfloat16):
+        module.validation_step(batch("rainy", "rainy"), 0)
+    module.on_validation_epoch_end()
+    assert module.recognised.tolist() == [[0, 0, 0], [0, 2, 0], [0, 0, 0]]
+
+
+def test_a_single_word_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = controller(("rainy",))
+    logged: dict[str, Any] = {}
+    module.log_dict = lambda values, **how: logged.update(values)  # type: ignore[assignment]
+    module.validation_step(batch("rainy", "rainy", valid=[True, False]), 0)
+    module.on_validation_epoch_end()
+    assert module.recognised.tolist() == [[1]] and logged["degradation_accuracy"] == 1
+
+
+def test_the_logit_scale_is_bounded_when_a_step_ends() -> None:
+    """Before any callback saves it, and so for the next step as for one after a resume."""
+    from lightning.pytorch import Callback, Trainer
+
+    seen: list[float] = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+            seen.append(module.daclip.logit_scale.exp().item())
+
+    module = controller()
+    module.daclip.logit_scale.data.fill_(5)
+    trainer = Trainer(
+        accelerator="cpu", max_steps=1, callbacks=[Watch()], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader([batch("hazy", "rainy", "snowy")], batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(module, loader)
+    assert seen == [pytest.approx(100, rel=1e-6)]
+
+
+def test_the_average_is_the_reference_s() -> None:
+    """Copies up to step 100, then decays of 1 - (step - 99)^(-2/3), at most the recipe's."""
+    average, steps = callbacks.Average(decay=0.995, every=10), range(4001)
+    network = torch.nn.Linear(1, 1, bias=False)
+    averaged = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=average._take_in)
+    weights = torch.rand(len(steps), generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    expected = 0.0
+    for step in steps:
+        if not average.should_update(step_idx=step):
+            assert step % 10
+            continue
+        network.weight.data.fill_(weights[step])
+        averaged.update_parameters(network)
+        decay = 0.0 if step <= 100 else min(0.995, 1 - 1 / (step - 99) ** (2 / 3))
+        expected = decay * expected + (1 - decay) * weights[step].item()
+        if step in (0, 90, 100, 110, 120, 2000, 4000):
+            assert averaged.module.weight.item() == pytest.approx(expected, rel=1e-5)
+        if step <= 100:
+            assert averaged.module.weight.item() == pytest.approx(weights[step].item())
+    assert not average.should_update(epoch_idx=0)
+
+
+def test_the_average_is_on_the_device_that_will_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning.pytorch import Trainer
+
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    strategy = type(trainer.strategy)
+    monkeypatch.setattr(strategy, "root_device", property(lambda self: torch.device("meta")))
+    module = controller()
+    average = callbacks.Average(decay=0.9, every=1)
+    average.setup(trainer, module, "fit")
+    assert average._average_model is not None
+    assert {p.device.type for p in average._average_model.module.parameters()} == {"meta"}
 
 
 def test_speed_by_the_trainers_own_loop(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

@@ -19,7 +19,7 @@ def make_batch(work: Work) -> Batch:
     return Batch(
         lq,
         gt,
-        torch.full((work.batch, 2), work.side),
+        [(work.side, work.side)] * work.batch,
         [f"a photograph of {n} boats in front of a house on a hill" for n in numbers],
         [WORDS[n % len(WORDS)] for n in numbers],
         names,

@@ -23,7 +23,7 @@ from modules.optim import decay_groups
 from modules.prediction import parameterisation
 from modules.randomness import draw_generators
 from modules.restorer import Controller, Denoiser, Sampling
-from modules.restorer_module import LOSSES, RestorerModule, draw_times_and_noise
+from modules.restorer_module import LOSSES, RestorerModule, draw_noise, draw_times
 from modules.samplers import sampler
 from modules.sde import make_tables
 from pipeline.bench.batch import make_batch
@@ -138,13 +138,16 @@ def _plain_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
 
     def loss() -> Tensor:
         x_0, mu = batch.gt.float() / 255, batch.lq.float() / 255
-        generators = draw_generators(mu.device, SEED, batch.number)
-        t, noise = draw_times_and_noise(generators, tables.T, mu)
+        host, device = (
+            draw_generators(torch.device(d), SEED, batch.number) for d in ("cpu", mu.device)
+        )
+        t = draw_times(host, tables.T).to(mu.device)
+        noise = draw_noise(host if mu.device.type == "cpu" else device, mu)
         x_t = sde.diffuse(tables, x_0, mu, t, noise)
         with torch.no_grad():
             content, degradation = daclip(clip_view(mu, daclip.image_size))
         F = network(x_t, mu, t, degradation, content)
-        return compare(tables, meaning(tables, F, x_t, mu, t), x_t, x_0, mu, t)
+        return compare(tables, meaning(tables, F, x_t, mu, t), x_t, x_0, mu, t).mean()
 
     optimizer = _unfused(stage.optimizer, network)
     return Step(loss, lambda: _unet_outputs(work, network), network, optimizer)
