@@ -228,7 +228,7 @@ def test_6_a_corrupt_image_is_not_named(tmp_path: Path) -> None:
     assert lost.key is None
     assert "rainy-val" not in f"{lost} {lost.url}"
 
-    ours = module(tmp_path, workers=2).val_dataloader()
+    ours = module(tmp_path, workers=2, batch_size=1).val_dataloader()
     named = str(fault(lambda: batches(ours), BadImage))
     assert "rainy-val-000000.tar/rainy-val-007.lq.png: damaged" in named
 
