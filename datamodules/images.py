@@ -8,15 +8,19 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 Pixels = NDArray[np.uint8]
 """An RGB image `[H, W, 3]`, uint8."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+
+SWAPPED = (5, 6, 7, 8)
+"""EXIF orientations that turn an image on its side."""
 
 _ENCODED_FAULTS = (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError)
 _PILLOW_FAULTS = (*_ENCODED_FAULTS, TypeError, struct.error)  # the last two are about EXIF
@@ -59,16 +63,32 @@ def decode_image(data: bytes, name: str) -> Pixels:
 
 
 @contextmanager
-def pillow_faults(name: str, size: int) -> Iterator[None]:
-    """Turn what Pillow raises for an image file of `size` bytes into BadImage, with its name."""
+def pillow_faults(name: str, size: int | None = None) -> Iterator[None]:
+    """Turn what Pillow raises for an image file into BadImage, with its name and size in bytes."""
     try:
         yield
     except UnidentifiedImageError as error:
-        raise BadImage(f"{name}: not an image ({size} bytes)") from error
+        length = "" if size is None else f" ({size} bytes)"
+        raise BadImage(f"{name}: not an image{length}") from error
     except _PILLOW_FAULTS as error:
         if isinstance(error, BadImage):
             raise
         raise BadImage(f"{name}: damaged image ({error})") from error
+
+
+def image_size(file: Path | BinaryIO, name: str) -> tuple[int, int]:
+    """Height and width by an image's header, as `decode_image` turns it.
+
+    Args:
+        file: a path, or an open file.
+        name: what to call it in errors.
+
+    Raises:
+        BadImage: it is no image.
+    """
+    with pillow_faults(name), Image.open(file) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation) in SWAPPED
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _to_rgb(image: Image.Image, name: str) -> Pixels:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, overload
 import numpy as np
 
 from datamodules.headers import KINDS
-from datamodules.images import BadImage, Pixels, decode_image
+from datamodules.images import BadImage, Pixels, decode_image, image_size
 from datamodules.shards import BadShard
 from datamodules.stores import ShardStore, open_store
 
@@ -67,11 +67,10 @@ class OpenSample:
             raise BadImage(f"{self.name}.json: damaged ({error!r})") from error
 
     def size(self, field: str) -> tuple[int, int]:
-        """Height and width of an image; of `npy`, without reading it."""
+        """Height and width of an image, by its header."""
         if self._kind(field) == "npy":
             return self._array(field)[:2]
-        height, width = self.pixels(field, None).shape[:2]
-        return height, width
+        return image_size(io.BytesIO(self._member(field)), self._field_name(field))
 
     def pixels(self, field: str, window: Window | None) -> Pixels:
         """A window of `lq` or `gt`, the whole image by default.

@@ -115,8 +115,10 @@ class RemoteShards:
             path = self.cache.path(shard.name, shard.bytes, shard.sha256)
             try:
                 return use(path)
-            except (BadShard, FileNotFoundError):
-                if path.exists():
+            except FileNotFoundError:
+                continue
+            except BadShard as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
                     raise
         raise BadShard(f"{shard.name}: evicted while it was opened; raise the cache's limit")
 

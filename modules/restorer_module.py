@@ -183,12 +183,16 @@ class RestorerModule(LightningModule):
         few = of_noise = draw_generators(torch.device("cpu"), self._seed, batch.number)
         if self.device.type != "cpu":
             of_noise = draw_generators(self.device, self._seed, batch.number)
-        embeddings = self._controller.embed(mu)
+        whole, chance = mu, None
+        # All before the controller has work on a GPU, which would be waited for.
         if any(self._told):
-            embeddings = self._tell_some(few, batch, embeddings)
+            chance = torch.stack([torch.rand((), generator=g) for g in few]).to(self.device)
         if self._patch:
             x_0, mu = cut_patches(self._patch, few, x_0, mu)
         t = draw_times(few, tables.T, self._late_times).to(self.device)
+        embeddings = self._controller.embed(whole)
+        if chance is not None:
+            embeddings = self._tell_some(chance, batch, embeddings)
         x_t = sde.diffuse(tables, x_0, mu, t, draw_noise(of_noise, mu))
         predicted = self._denoiser(x_t, mu, t, embeddings)
         losses = self._loss(tables, predicted, x_t, x_0, mu, t)
@@ -234,12 +238,9 @@ class RestorerModule(LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def _tell_some(
-        self, generators: Sequence[torch.Generator], batch: TrainingBatch, seen: Embeddings
-    ) -> Embeddings:
-        """True words, or what another image shows, for a random share of the images."""
+    def _tell_some(self, chance: Tensor, batch: TrainingBatch, seen: Embeddings) -> Embeddings:
+        """True words, or what another image shows, for a share of the images, by chance `[B]`."""
         true, swapped = self._told
-        chance = torch.stack([torch.rand((), generator=g) for g in generators]).to(self.device)
         texts = self._controller.tell(batch.degradation, seen).degradation
         others = _of_draw_before(batch.number, seen.degradation)
         told = torch.where((chance < true)[:, None], texts, seen.degradation)

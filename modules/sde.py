@@ -116,9 +116,9 @@ def make_tables(
     theta = SCHEDULES[schedule](T, dtype)
     Theta = torch.cumsum(theta, dim=0) - theta[0]
     dt = float(-1 / Theta[-1] * math.log(eps))
-    sigma_bar = torch.sqrt(lambda_**2 * (1 - _exp(-2 * Theta * dt)))
-    if not sigma_bar[1:].all():
-        raise ValueError(f"with {T=} the first step's noise is 0 in {dtype}; take a smaller T")
+    alpha = _exp(-Theta * dt)
+    if not (alpha[1:] < 1).all():
+        raise ValueError(f"with {T=} the first step changes nothing in {dtype}; take a smaller T")
     return Tables(
         lambda_=lambda_,
         dt=dt,
@@ -126,8 +126,8 @@ def make_tables(
         Theta=Theta,
         sigma=torch.sqrt(lambda_**2 * 2 * theta),
         decay=_exp(-theta * dt),
-        alpha=_exp(-Theta * dt),
-        sigma_bar=sigma_bar,
+        alpha=alpha,
+        sigma_bar=torch.sqrt(lambda_**2 * (1 - _exp(-2 * Theta * dt))),
     )
 
 

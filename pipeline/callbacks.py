@@ -21,7 +21,7 @@ from modules.controller_module import ControllerModule
 from pipeline.tracking import TRACKER
 
 WARMUP = 100
-"""Steps up to which the average is a copy of the weights."""
+"""The step up to which, and at the first update after it, weights are copied into the average."""
 SAMPLES = "samples.png"
 """Picture of the last validation's samples: degraded, restored and clean of one in each row."""
 CONFUSION, TABLE, SHEET = "confusion", "samples", "samples_sheet"
@@ -99,10 +99,11 @@ class Throughput(Callback):
 class Average(WeightAveraging):
     """The exponential moving average of the weights, as the reference takes it (ema_pytorch).
 
-    Its decay rises to the recipe's: 0 up to step 100, so that the weights are copied, and then
-    1 - (step - 99)^(-2/3), which is 0.99 at step 1,099 and 0.995 at step 2,927. The average is on
-    the device of the network. A run that goes on at its last step ends with the averages, too:
-    Lightning puts them in place at the end of the training loop, which such a run leaves out.
+    Its decay rises to the recipe's: 0 up to the first update after step 100, so that the weights
+    are copied, and then 1 - (step - 99)^(-2/3), which is 0.99 at step 1,099 and 0.995 at step
+    2,927. The average is on the device of the network. A run that goes on at its last step ends
+    with the averages, too: Lightning puts them in place at the end of the training loop, which such
+    a run leaves out.
     """
 
     def __init__(self, decay: float, every: int) -> None:
@@ -121,7 +122,7 @@ class Average(WeightAveraging):
 
     def _take_in(self, averages: Any, weights: Any, updates: Tensor | int) -> None:
         step = int(updates) * self._every
-        decay = 0.0 if step <= WARMUP else 1 - (step - WARMUP + 1) ** (-2 / 3)
+        decay = 0.0 if step - self._every <= WARMUP else 1 - (step - WARMUP + 1) ** (-2 / 3)
         get_ema_multi_avg_fn(min(decay, self._decay))(averages, weights, updates)
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:

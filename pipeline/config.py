@@ -17,8 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 Node = dict[str, Any]
 """A `_target_` with its arguments, or plain settings of a free form."""
 KEEP = ("last", "best")
-PRECISIONS = ("auto", "32-true", "32", "bf16-mixed", "bf16")
 """Which weights of a training are its result."""
+PRECISIONS = ("auto", "32-true", "32", "bf16-mixed", "bf16")
+"""In which training works; gradients that are scaled, for 16 bits, overflow from time to time."""
 
 
 class ConfigError(ValueError):
@@ -264,12 +265,12 @@ def _check_ranges(config: Config) -> None:
         "controller.batch_size": (config.controller.batch_size, 1),
         "controller.windows": (config.controller.windows, 1),
         "restorer.batch_size": (config.restorer.batch_size, 1),
+        "restorer.ema_every": (config.restorer.ema_every, 1),
         "evaluate.batch_size": (config.evaluate.batch_size, 1),
     }
     if config.trainer.precision not in PRECISIONS:
         raise ConfigError(
-            f"trainer.precision={config.trainer.precision}; choose one of: {', '.join(PRECISIONS)} "
-            "(scaled gradients of 16 bits overflow from time to time, which would stop training)"
+            f"trainer.precision={config.trainer.precision}; choose one of: {', '.join(PRECISIONS)}"
         )
     stages: dict[str, ControllerConfig | RestorerConfig]
     stages = {"controller": config.controller, "restorer": config.restorer}
@@ -285,6 +286,8 @@ def _check_ranges(config: Config) -> None:
         "restorer.true_words": config.restorer.true_words,
         "restorer.swapped": config.restorer.swapped,
     }
+    if not 0 <= config.restorer.ema_decay <= 1:
+        raise ConfigError(f"restorer.ema_decay={config.restorer.ema_decay}; give 0 to 1")
     told = config.restorer.true_words + config.restorer.swapped
     if told > 1:
         raise ConfigError(

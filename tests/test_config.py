@@ -180,6 +180,14 @@ def test_precision_that_does_not_train_is_refused(
         tiny_config(f"trainer.precision={name}")
 
 
+@pytest.mark.parametrize("override", ["ema_decay=99.5", "ema_decay=-0.1", "ema_every=0"])
+def test_average_that_cannot_be_is_refused(
+    tiny_config: Callable[..., Config], override: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"restorer.{override}.*; give "):
+        tiny_config(f"restorer.{override}")
+
+
 @pytest.mark.parametrize("name", ["auto", "32-true", "32", "bf16-mixed", "bf16"])
 def test_precision_that_trains_is_taken(tiny_config: Callable[..., Config], name: str) -> None:
     assert tiny_config(f"trainer.precision={name}").trainer.precision == name

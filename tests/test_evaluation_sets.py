@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.images import BadImage
+from datamodules.images import BadImage, image_size
 from pipeline.evaluation.outputs import BadOutputs, find_outputs
-from pipeline.evaluation.samples import image_size, key_of
+from pipeline.evaluation.samples import key_of
 from pipeline.evaluation.sets import read_sets
 from tests.evaluating import WORDS, save_outputs, save_pairs
 from tests.samples import many, write
@@ -115,10 +115,10 @@ def test_size_follows_the_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
-    assert image_size(tmp_path / "a.jpg") == (30, 20)
+    assert image_size(tmp_path / "a.jpg", "a.jpg") == (30, 20)
     (tmp_path / "b.png").write_bytes(b"no")
     with pytest.raises(BadImage, match=r"b\.png: not an image"):
-        image_size(tmp_path / "b.png")
+        image_size(tmp_path / "b.png", "b.png")
 
 
 @pytest.mark.parametrize("prefix", ["mine/{}", "{}"])

@@ -324,10 +324,13 @@ def test_the_training_path_compiles_in_one_graph() -> None:
 
 
 def test_steps_too_small_for_the_numbers_are_refused() -> None:
-    """The first step's noise would be 0, and everything divided by it not a number."""
-    with pytest.raises(ValueError, match=r"T=20000 .* take a smaller T"):
-        make_tables(T=20000)
-    assert make_tables(T=20000, dtype=torch.float64).sigma_bar[1] > 0
+    """What is divided by the first step's noise, or by 1 - alpha^2, would not be a number."""
+    for T in (6000, 20000):
+        with pytest.raises(ValueError, match=rf"{T=} .* take a smaller T"):
+            make_tables(T=T)
+        assert make_tables(T=T, dtype=torch.float64).sigma_bar[1] > 0
+    tables, (x_t, x_0, mu, noise) = make_tables(T=5000), (image.float() for image in images(4))
+    assert sde.matching_loss(tables, x_t, x_0, mu, noise, torch.ones(4).long()).isfinite().all()
 
 
 def test_tables_stay_where_they_are_already() -> None:

@@ -15,12 +15,12 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from modules.controller_module import ControllerModule
 from modules.daclip import build_daclip
 from modules.group_mean import GroupMean, bucket_of, by_group, time_buckets
-from modules.prediction import parameterisation
+from modules.prediction import Prediction, parameterisation
 from modules.restorer import Controller, Denoiser, Sampling
 from modules.restorer_module import LOSSES, RestorerModule, cut_patches
 from modules.samplers import sampler
 from modules.scores import SCORES, psnr, ssim
-from modules.sde import make_tables
+from modules.sde import Tables, make_tables
 from modules.unet import ConditionalUNet
 from pipeline import callbacks
 from pipeline.callbacks import DataClock, Throughput
@@ -122,10 +122,18 @@ def test_losses_of_single_images_average_to_that_of_the_batch(
     restorer.on_validation_epoch_end()
     assert restorer.loss_by_time.counts.sum() == 0
     compare, seen = LOSSES[name], list[torch.Tensor]()
-    restorer._loss = lambda *a: seen.append(compare(*a)) or seen[0]  # type: ignore[func-returns-value]
+
+    def watched(tables: Tables, predicted: Prediction, *images: torch.Tensor) -> torch.Tensor:
+        seen.append(compare(tables, predicted, *images))
+        of_one = Prediction(*(part[2:3] for part in predicted))
+        seen.append(compare(tables, of_one, *(part[2:3] for part in images)))
+        return seen[0]
+
+    restorer._loss = watched
     restorer.training_step(batch("hazy", "rainy", "rainy", "snowy"), 0)
     assert seen[0].shape == (4,)
     assert seen[0].mean().item() == pytest.approx(loss.item())
+    assert seen[0][2].item() == pytest.approx(seen[1].item())
     assert restorer.loss_by_time.compute()[-1, 0] == pytest.approx(loss.item())
     assert not restorer.loss_by_time.compute().requires_grad
 
@@ -276,23 +284,25 @@ def test_the_logit_scale_is_bounded_when_a_step_ends() -> None:
 
 
 def test_the_average_is_the_reference_s() -> None:
-    """Copies up to step 100, then decays of 1 - (step - 99)^(-2/3), at most the recipe's."""
+    """The reference's loop: at each tenth step copies, up to 100 and once more, then decays."""
     average, steps = callbacks.Average(decay=0.995, every=10), range(4001)
     network = torch.nn.Linear(1, 1, bias=False)
     averaged = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=average._take_in)
     weights = torch.rand(len(steps), generator=torch.Generator().manual_seed(0), dtype=torch.double)
-    expected = 0.0
+    expected, begun = 0.0, False
     for step in steps:
         if not average.should_update(step_idx=step):
             assert step % 10
             continue
         network.weight.data.fill_(weights[step])
         averaged.update_parameters(network)
-        decay = 0.0 if step <= 100 else min(0.995, 1 - 1 / (step - 99) ** (2 / 3))
-        expected = decay * expected + (1 - decay) * weights[step].item()
+        if step <= 100 or not begun:
+            expected, begun = weights[step].item(), step > 100
+        decay = min(0.995, 1 - (1 + max(0, step - 100)) ** (-2 / 3))
+        expected += (1 - decay) * (weights[step].item() - expected)
         if step in (0, 90, 100, 110, 120, 2000, 4000):
             assert averaged.module.weight.item() == pytest.approx(expected, rel=1e-5)
-        if step <= 100:
+        if step <= 110:
             assert averaged.module.weight.item() == pytest.approx(weights[step].item())
     assert not average.should_update(epoch_idx=0)
 

@@ -1,7 +1,7 @@
 """`python -m pipeline.bench.sampling [--out FOLDER] [key=value ...]`: few calls beside a hundred.
 
-Takes the trained models and the validation images of a run, those of the demo where nothing else is
-said. About ten minutes on two cores for these.
+Takes the trained models and the validation images of a run, such as those of `make demo-train` with
+`run_dir=outputs/demo-train`. About ten minutes on two cores for these.
 """
 
 from __future__ import annotations

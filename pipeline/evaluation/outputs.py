@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from datamodules.images import SUFFIXES, BadImage
-from pipeline.evaluation.samples import Sample, image_size, key_of
+from datamodules.images import SUFFIXES, BadImage, image_size
+from pipeline.evaluation.samples import Sample, key_of
 from pipeline.evaluation.sets import few
 
 LAYOUTS = "DATASET/TASK/NAME.png, TASK/NAME.png or NAME.png"
@@ -117,7 +117,7 @@ def _single(
 def _wrong_size(path: Path, sample: Sample) -> str:
     """How an output's size differs from that of its sample; nothing where it does not."""
     try:
-        height, width = image_size(path)
+        height, width = image_size(path, str(path))
     except BadImage:
         return "not an image"
     expected = sample.size()

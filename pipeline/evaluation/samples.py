@@ -6,14 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from PIL import ExifTags, Image
-
-from datamodules.images import BadImage, Pixels, read_image
+from datamodules.images import BadImage, Pixels, image_size, read_image
 from datamodules.pairs import stable_seed
 from datamodules.reader import SampleAddress
-
-SWAPPED = (5, 6, 7, 8)
-"""EXIF orientations that turn an image on its side."""
 
 
 class Pair(NamedTuple):
@@ -100,7 +95,7 @@ class FileSample:
 
     def size(self) -> tuple[int, int]:
         """By the header."""
-        return image_size(self.lq)
+        return image_size(self.lq, str(self.lq))
 
 
 @dataclass(frozen=True)
@@ -127,17 +122,3 @@ class ShardSample:
         """Of the stored image."""
         with self.address.open() as stored:
             return stored.size("lq")
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width by a file's header, as `read_image` turns it.
-
-    Raises:
-        BadImage: it is no image.
-    """
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation) in SWAPPED
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BadImage(f"{path}: not an image") from error

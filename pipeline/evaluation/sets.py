@@ -7,11 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from datamodules.images import BadImage, list_images
+from datamodules.images import BadImage, image_size, list_images
 from datamodules.photos import SPLITS
 from datamodules.reader import ShardSet
 from datamodules.shards import INDEX
-from pipeline.evaluation.samples import FileSample, Sample, ShardSample, image_size, key_of
+from pipeline.evaluation.samples import FileSample, Sample, ShardSample, key_of
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def _of_word(dataset: str, word: str, folder: Path) -> list[FileSample]:
 
 def _differ(degraded: Path, clean: Path) -> bool:
     try:
-        return image_size(degraded) != image_size(clean)
+        return image_size(degraded, str(degraded)) != image_size(clean, str(clean))
     except BadImage:  # the report names it
         return False
 
