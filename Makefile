@@ -58,22 +58,25 @@ verify: $(READY) ## check the shards against their index, and name every fault
 	@$(RUN) verify $(SETTINGS)
 
 ifeq ($(CLUSTER),)
+# Here a stage is run at once; what is asked for in vain, as DRY_RUN is, it says.
+HERE = $(RUN) $(if $(DRY_RUN),--dry-run)
+
 shards: $(READY) ## pairs of images into WebDataset shards
-	@$(RUN) shards $(SETTINGS)
+	@$(HERE) shards $(SETTINGS)
 
 captions: shards ## a caption for every clean image
-	@$(RUN) captions $(SETTINGS)
+	@$(HERE) captions $(SETTINGS)
 
 train-controller: captions ## stage (a): DA-CLIP's image controller
-	@$(RUN) train-controller $(SETTINGS)
+	@$(HERE) train-controller $(SETTINGS)
 
 train-restorer: train-controller ## stage (b): the diffusion restorer
-	@$(RUN) train-restorer $(SETTINGS)
+	@$(HERE) train-restorer $(SETTINGS)
 
 # Models named, or none at all, need no training before.
 TRAINED = $(if $(or $(findstring evaluate.restorer=,$(ARGS)),$(findstring evaluate.pretrained=,$(ARGS)),$(findstring evaluate.model=false,$(ARGS))),$(READY),train-restorer)
 evaluate: $(TRAINED) ## table, confusion matrix and report.html
-	@$(RUN) evaluate $(SETTINGS)
+	@$(HERE) evaluate $(SETTINGS)
 
 else ifeq ($(CLUSTER),slurm)
 shards captions train-controller train-restorer evaluate: $(READY)

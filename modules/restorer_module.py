@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from modules.controller_module import MakeOptimizer, TrainingBatch
 from modules.daclip import Embeddings
 from modules.group_mean import GroupMean, bucket_of, by_group, time_buckets
 from modules.optim import decay_groups
-from modules.prediction import Prediction
+from modules.prediction import Prediction, from_noise
 from modules.randomness import draw_generators
 from modules.restorer import Controller, Denoiser, Sampling, restore
 from modules.scores import Score
@@ -204,9 +205,13 @@ class RestorerModule(LightningModule):
     def validation_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Score restorations and, beside them, the degraded images; return the restorations."""
         clean, degraded = batch.gt.float() / 255, batch.lq.float() / 255
-        embeddings = self._controller.embed(degraded)
         seeds = [self._seed] * len(degraded)
-        restored = restore(self._denoiser, embeddings, degraded, self._sampling, seeds)
+        exact: AbstractContextManager[None] = nullcontext()
+        if self._denoiser.parameterisation is from_noise:  # as in use: its errors grow
+            exact = torch.autocast(self.device.type, enabled=False)
+        with exact:
+            embeddings = self._controller.embed(degraded)
+            restored = restore(self._denoiser, embeddings, degraded, self._sampling, seeds)
         words = torch.tensor([self._words.index(w) for w in batch.degradation], device=self.device)
         clean = clean.cpu()
         for metric, images in ((self.restored, restored.cpu()), (self.degraded, degraded.cpu())):

@@ -58,9 +58,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("command", choices=[*STAGES, "verify", "dashboard", "submit", "status"])
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="see conf/config.yaml")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    parser.add_argument("--upto", choices=STAGES, default="evaluate", help="last stage to submit")
+    parser.add_argument("--upto", choices=STAGES, help="last stage to submit; left out: evaluate")
     parser.add_argument("--dry-run", action="store_true", help="show the jobs, submit nothing")
-    return parser.parse_intermixed_args()
+    found = parser.parse_intermixed_args()
+    if found.command != "submit" and (found.dry_run or found.upto):
+        parser.error("--dry-run and --upto are for submit, `make ... CLUSTER=slurm`")
+    return found
 
 
 def _do(arguments: argparse.Namespace, config: Config) -> None:
@@ -75,7 +78,7 @@ def _do(arguments: argparse.Namespace, config: Config) -> None:
     elif arguments.command == "submit":
         from pipeline.slurm.submit import submit
 
-        submit(config, arguments.overrides, arguments.upto, arguments.dry_run)
+        submit(config, arguments.overrides, arguments.upto or "evaluate", arguments.dry_run)
     elif arguments.command == "status":
         from pipeline.slurm.status import status
 

@@ -89,7 +89,8 @@ class KeepBest(Callback):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Save, if the validation was the best one."""
         score = trainer.callback_metrics[self._monitor].item()
-        if score > self._score:  # never true of NaN
+        # What the first rank finds, for all save together; never true of NaN.
+        if trainer.strategy.broadcast(score > self._score):
             self._score = score
             trainer.save_checkpoint(self._path)
 

@@ -266,7 +266,10 @@ def _check_ranges(config: Config) -> None:
         "controller.windows": (config.controller.windows, 1),
         "restorer.batch_size": (config.restorer.batch_size, 1),
         "restorer.ema_every": (config.restorer.ema_every, 1),
+        "restorer.val_calls": (config.restorer.val_calls, 1),
+        "sampling.calls": (config.sampling.calls, 1),
         "evaluate.batch_size": (config.evaluate.batch_size, 1),
+        "trainer.log_every": (config.trainer.log_every, 1),
     }
     if config.trainer.precision not in PRECISIONS:
         raise ConfigError(
@@ -275,6 +278,8 @@ def _check_ranges(config: Config) -> None:
     stages: dict[str, ControllerConfig | RestorerConfig]
     stages = {"controller": config.controller, "restorer": config.restorer}
     for name, stage in stages.items():
+        for key in ("steps", "accumulate", "val_every", "val_per_task"):
+            counts[f"{name}.{key}"] = getattr(stage, key), 1
         if stage.clip_norm is not None and not stage.clip_norm > 0:
             raise ConfigError(f"{name}.clip_norm={stage.clip_norm}; give more than 0, or null")
         if stage.keep not in KEEP:

@@ -55,7 +55,13 @@ def stop_requested() -> bool:
 
 
 def stopped_status() -> int:
-    """The exit status that says: stopped in order, to be continued."""
+    """The exit status that says: stopped in order, to be continued.
+
+    Processes that Lightning has started leave with 0: it takes any other status for a failure and
+    kills the first one, which may not be done yet.
+    """
+    if "RANK" not in os.environ and int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        return 0
     if note := os.environ.get(NOTE):
         Path(note).touch()
         return 0

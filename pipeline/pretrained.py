@@ -167,13 +167,13 @@ def _convert(name: str, pair: tuple[Path, Path], folder: Path) -> None:
 def _fetch_file(file: str, by_hand: Path) -> Path:
     """A file of the released weights, whole as the Hub's hash says."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # type: ignore[attr-defined]
 
     from pipeline.models import BadModel
 
     try:
         path = Path(hf_hub_download(REPOSITORY, file))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HTTPError, LocalEntryNotFoundError, OSError, RuntimeError) as error:
         raise BadModel(
             f"{file} cannot be fetched from {REPOSITORY} on the Hugging Face Hub "
             f"({_first_line(error)}). Fetch it where there is a network and put it into {by_hand}"
@@ -191,14 +191,14 @@ def _fetch_file(file: str, by_hand: Path) -> Path:
 def _fetch_folder(repository: str) -> Path:
     """A model folder on the Hub."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # type: ignore[attr-defined]
 
     from pipeline.models import BadModel
 
     wanted = [CONTROLLER, RESTORER, ABOUT]
     try:
         return Path(snapshot_download(repository, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HTTPError, LocalEntryNotFoundError, OSError, RuntimeError) as error:
         raise BadModel(
             f"there is no folder {repository}, and no such model can be fetched from the Hugging "
             f"Face Hub ({_first_line(error)}). Fetch {', '.join(wanted)} of it where there is a "

@@ -16,15 +16,16 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from datamodules.files import atomic_write, read_json, write_json
+from datamodules.files import atomic_write, file_hash, read_json, write_json
 from pipeline.models import BadModel, load_pair, save_copies
 from pipeline.pretrained import ABOUT, CONTROLLER, RELEASED, RESTORER, ModelFiles, find_model
+from pipeline.stage import read_record
 
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
-FIGURES = Path("evaluation") / "metrics.json"
-"""What a run's evaluation found."""
+EVALUATION, FIGURES = "evaluation", "metrics.json"
+"""Of a run: what its evaluation found."""
 
 
 def export(model: str | Path, folder: Path, half: bool = False) -> None:
@@ -41,12 +42,11 @@ def export(model: str | Path, folder: Path, half: bool = False) -> None:
     found = find_model(model)
     if (folder / RESTORER).exists():
         raise BadModel(f"there is a model in {folder} already; choose another folder")
-    figures = Path(model) / FIGURES
-    found_figures = read_json(figures) if figures.is_file() else None
+    figures = _figures(Path(model) / EVALUATION, found)
     save_copies(found[:2], (folder / CONTROLLER, folder / RESTORER), half)
     write_json(folder / ABOUT, {"name": folder.resolve().name, "sampling": found.sampling})
     with atomic_write(folder / CARD) as file:
-        file.write(card(folder, found_figures).encode())
+        file.write(card(folder, figures).encode())
 
 
 def card(folder: Path, figures: Mapping[str, Any] | None) -> str:
@@ -79,7 +79,7 @@ def push(folder: Path, repository: str) -> str:
     """Publish a model folder on the Hugging Face Hub; its address there.
 
     Raises:
-        BadModel: the folder has no whole model, or the Hub does not take it.
+        BadModel: it is no model folder or has no whole model, or the Hub does not take it.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
@@ -88,6 +88,8 @@ def push(folder: Path, repository: str) -> str:
         LocalTokenNotFoundError,
     )
 
+    if not (folder / RESTORER).is_file():
+        raise BadModel(f"{folder} is no model folder; make one with `make export` first")
     found = find_model(folder)
     load_pair(found.controller, found.restorer)
     try:
@@ -98,7 +100,7 @@ def push(folder: Path, repository: str) -> str:
             folder_path=folder,
             allow_patterns=[CONTROLLER, RESTORER, ABOUT, CARD],
         )
-    except (HTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+    except (HTTPError, HFValidationError, LocalTokenNotFoundError, OSError, RuntimeError) as error:
         raise BadModel(
             f"{repository} was not published: {str(error).strip().partition(chr(10))[0]}. It "
             "takes a network and a token that may write there: `hf auth login`, or HF_TOKEN"
@@ -132,6 +134,19 @@ def main(arguments: list[str] | None = None) -> int:
         logger.error("error: %s", error)
         return 1
     return 0
+
+
+def _figures(folder: Path, found: ModelFiles) -> dict[str, Any] | None:
+    """What an evaluation found of this very model beside clean images; None where none did."""
+    if not (folder / FIGURES).is_file():
+        return None
+    evaluated = read_record(folder).get("inputs", {}).values()
+    if not {file_hash(found.controller), file_hash(found.restorer)} <= set(evaluated):
+        logger.warning("%s is not of this model; the card has no figures", folder / FIGURES)
+        return None
+    figures: dict[str, Any] = read_json(folder / FIGURES)
+    sides = [task[side] for task in figures["tasks"] for side in ("degraded", "restored")]
+    return figures if all({"psnr", "ssim"} <= side.keys() for side in sides) else None
 
 
 def _fetch_all() -> int:

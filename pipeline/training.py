@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
@@ -17,6 +19,7 @@ from pipeline.callbacks import Throughput
 from pipeline.checkpoints import LAST, WholeFiles, keep_checkpoints, newest_checkpoint, take_best
 from pipeline.config import Config, ControllerConfig, RestorerConfig, check_batch
 from pipeline.guards import GradientGuard
+from pipeline.interrupt import Stopped
 from pipeline.loggers import loggers
 from pipeline.models import device_of
 from pipeline.ranks import rank_of_environment
@@ -76,12 +79,24 @@ def fit(
         remove_partial(checkpoints)
     if last := newest_checkpoint(checkpoints):
         log.info("resuming from %s", last)
-    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    atexit.register(_end_ranks, trainer)  # at exit, so that what went wrong is told first
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    except SystemExit as error:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from error
+    except Stopped:
+        atexit.unregister(_end_ranks)
+        raise
+    atexit.unregister(_end_ranks)
     if stage.keep == "best" and trainer.is_global_zero:
         take_best(checkpoints, module)
     return trainer
+
+
+def _end_ranks(trainer: Trainer) -> None:
+    """Kill the processes that Lightning has started: they may wait for this one in vain."""
+    for process in getattr(trainer.strategy.launcher, "procs", ()):
+        process.kill()
 
 
 def check_processes(config: Config, stage: str) -> None:
@@ -91,6 +106,8 @@ def check_processes(config: Config, stage: str) -> None:
         ConfigError: it cannot.
     """
     devices = config.trainer.devices
+    if devices in ("auto", -1, "-1") and device_of(config).type == "cuda":
+        devices = torch.cuda.device_count()
     asked = devices * config.trainer.num_nodes if isinstance(devices, int) else 1
     check_batch(config, stage, max(1, asked, rank_of_environment().world))
 

@@ -109,7 +109,21 @@ def test_object_that_cannot_be_made_is_a_fault_of_the_configuration() -> None:
         build(node | {"shard_mb": 1.0})
 
 
-@pytest.mark.parametrize("override", ["workers=-1", "seed=-1", "captions.batch_size=0"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "workers=-1",
+        "seed=-1",
+        "captions.batch_size=0",
+        "restorer.val_every=0",
+        "controller.accumulate=0",
+        "restorer.val_per_task=-1",
+        "restorer.val_calls=0",
+        "trainer.log_every=0",
+        "sampling.calls=0",
+        "controller.steps=-1",
+    ],
+)
 def test_numbers_out_of_range_are_named(override: str) -> None:
     with pytest.raises(ConfigError, match=rf"{override}; give . or more"):
         load_config(["experiment=demo", override])

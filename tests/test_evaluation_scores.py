@@ -19,7 +19,7 @@ from modules.metrics import score_pair
 from pipeline.config import Config
 from pipeline.evaluation.inception import fid_of
 from pipeline.evaluation.methods import Input, Outputs
-from pipeline.evaluation.report import Training, _trainings
+from pipeline.evaluation.report import Training, _is_short, _trainings
 from pipeline.evaluation.samples import key_of
 from pipeline.evaluation.scoring import score
 from pipeline.evaluation.sets import read_sets
@@ -182,12 +182,17 @@ def test_fid_leaves_out_images_without_a_clean_one(tmp_path: Path) -> None:
     assert fid_of(metric, samples, {"input": Input()}, []) == ({}, {})
 
 
-@pytest.mark.parametrize(("starts", "minutes"), [(1, 3), (2, None)])
+@pytest.mark.parametrize(
+    ("starts", "minutes", "weights"), [(1, 3, None), (2, None, None), (1, 3, "released.pth")]
+)
 def test_trainings_are_those_of_the_record_not_of_todays_settings(
-    tiny_config: Callable[..., Config], starts: int, minutes: float | None
+    tiny_config: Callable[..., Config], starts: int, minutes: float | None, weights: str | None
 ) -> None:
     config = tiny_config("restorer.steps=9")
     times = {"started": "2026-01-01T10:00:00+00:00", "finished": "2026-01-01T10:03:00+00:00"}
-    record = times | {"starts": starts, "config": {"restorer": {"steps": 1234}}}
+    settings = {"steps": 1234, "weights": weights}
+    record = times | {"starts": starts, "config": {"restorer": settings}}
     write_json(RESTORER.folder(config) / RECORD, record)
-    assert _trainings(config) == [Training("restorer", 1234, minutes)]
+    found = _trainings(config)
+    assert found == [Training("restorer", 1234, minutes, weights is None)]
+    assert _is_short(found[0]) == (starts == 1 and weights is None)

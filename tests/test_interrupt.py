@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,3 +112,41 @@ def test_after_training_a_signal_ends_the_process_again(tmp_path: Path) -> None:
     train(tmp_path)
     assert not interrupt._state.may_finish
     assert signal.getsignal(signal.SIGTERM) is interrupt._handle
+
+
+@pytest.mark.parametrize(
+    ("environment", "status"),
+    [
+        ({}, 75),
+        ({"LOCAL_RANK": "0"}, 75),
+        ({"LOCAL_RANK": "1"}, 0),
+        ({"LOCAL_RANK": "1", "RANK": "1"}, 75),
+    ],
+)
+def test_processes_that_lightning_has_started_leave_as_done(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], status: int
+) -> None:
+    """It would kill the first one, should another leave with 75; torchrun's are not its own."""
+    for name in ("LOCAL_RANK", "RANK", interrupt.NOTE):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert interrupt.stopped_status() == status
+
+
+def test_other_ranks_are_ended_where_the_first_one_fails() -> None:
+    """At its exit; they may wait for it in a collective, on their GPUs."""
+    code = """
+import atexit, subprocess, sys
+from types import SimpleNamespace
+from pipeline.training import _end_ranks
+rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+launcher = SimpleNamespace(procs=[rank])
+atexit.register(_end_ranks, SimpleNamespace(strategy=SimpleNamespace(launcher=launcher)))
+print(rank.pid, flush=True)
+sys.exit("failed")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "failed" in done.stderr
+    stat = Path(f"/proc/{done.stdout.strip()}/stat")
+    assert not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] == "Z"

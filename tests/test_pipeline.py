@@ -69,9 +69,16 @@ def test_fresh_stages_are_skipped(finished: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["train-controller", "train-restorer"])
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        ("train-controller", signal.SIGKILL),
+        ("train-restorer", signal.SIGKILL),
+        ("train-restorer", signal.SIGINT),
+    ],
+)
 def test_killed_training_goes_on_as_if_undisturbed(
-    finished: Path, tmp_path: Path, stage: str
+    finished: Path, tmp_path: Path, stage: str, number: signal.Signals
 ) -> None:
     name = stage.removeprefix("train-")
     for other in ("shards", "captions", "controller"):
@@ -82,13 +89,18 @@ def test_killed_training_goes_on_as_if_undisturbed(
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.slow_steps", *command(tmp_path, stage)[3:]],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Ignored, where the tests' shell says so.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
     while not last.is_file() and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    os.kill(process.pid, number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    assert ("the same command goes on" in error) == (number == signal.SIGINT)
     assert torch.load(last, weights_only=True)["global_step"] == 2
     assert not (tmp_path / name / "model.safetensors").exists()
     result = call(tmp_path, stage)
@@ -115,6 +127,14 @@ def test_stage_without_the_one_before_says_so(tmp_path: Path) -> None:
     assert "index.json" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "captions").exists()
+
+
+def test_what_is_for_submitting_is_refused_elsewhere(tmp_path: Path) -> None:
+    """Who asks to be shown what would be done does not want it done."""
+    for option in ("--dry-run", "--upto=captions"):
+        result = call(tmp_path, "shards", option)
+        assert result.returncode == 2 and "are for submit" in result.stderr
+    assert not (tmp_path / "shards").exists()
 
 
 def test_unknown_key_stops_before_any_work(tmp_path: Path) -> None:

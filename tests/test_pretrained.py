@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from datamodules.files import file_hash
 from pipeline import pretrained
 from pipeline.config import Config
 from pipeline.models import BadModel, load_pair
@@ -124,10 +125,37 @@ def test_card_has_the_figures_of_the_evaluation(run: Path, tmp_path: Path) -> No
     (run / "evaluation").mkdir()
     found = {"tasks": [task], "accuracy": 0.9251}
     (run / "evaluation" / "metrics.json").write_text(json.dumps(found))
+    files = {
+        name: file_hash(run / name / "model.safetensors") for name in ("controller", "restorer")
+    }
+    (run / "evaluation" / "stage.json").write_text(json.dumps({"inputs": files}))
     export(run, tmp_path / "model")
     card = (tmp_path / "model" / CARD).read_text()
     assert "| hazy | 6 | 20.13 | 20.13 | 0.500 | 0.500 |" in card
     assert "recognises the degradation of 92.5 % of the images" in card
+
+
+@pytest.mark.parametrize("other", ["model", "kind"])
+def test_card_has_no_figures_of_another_evaluation(run: Path, tmp_path: Path, other: str) -> None:
+    """Of another model, or of images without clean ones."""
+    task = {"word": "hazy", "images": 6, "degraded": {}, "restored": {"niqe": 4.0}}
+    (run / "evaluation").mkdir()
+    metrics = {"tasks": [task], "accuracy": None}
+    (run / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
+    files = {
+        name: file_hash(run / name / "model.safetensors") for name in ("controller", "restorer")
+    }
+    if other == "model":
+        files[str(find_model(run).restorer)] = "0" * 64
+    (run / "evaluation" / "stage.json").write_text(json.dumps({"inputs": files}))
+    export(run, tmp_path / "model")
+    assert "It was not evaluated" in (tmp_path / "model" / CARD).read_text()
+
+
+def test_a_run_is_not_pushed_as_it_is(run: Path) -> None:
+    """The Hub would take none of its files."""
+    with pytest.raises(BadModel, match="make one with `make export` first"):
+        push(run, "owner/name")
 
 
 def test_shipped_model_is_the_default(

@@ -119,6 +119,8 @@ def test_limits_of_a_service_and_of_what_it_lies_in_are_read(tmp_path: Path) -> 
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
         (RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
         (RuntimeError("Invalid buffer size: 16.00 GiB"), True),
         (RuntimeError("shapes cannot be multiplied"), False),
         (ValueError("Invalid buffer size: 16.00 GiB"), False),

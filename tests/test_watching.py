@@ -206,6 +206,19 @@ def test_validation_scores_tasks_and_leaves_padding_out(restorer: RestorerModule
     assert restorer.restored.counts.sum() == 0
 
 
+@pytest.mark.parametrize(("target", "exact"), [("noise", True), ("data", False)])
+def test_a_network_that_predicts_noise_is_validated_in_float32(
+    restorer: RestorerModule, target: str, exact: bool
+) -> None:
+    """As it is used: near T its errors are amplified two hundred times."""
+    restorer._denoiser = restorer._denoiser._replace(parameterisation=parameterisation(target))
+    samples = batch("hazy", "rainy")
+    whole = restorer.validation_step(samples, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = restorer.validation_step(samples, 0)
+    assert torch.equal(found, whole) == exact
+
+
 def controller(words: tuple[str, ...] = WORDS) -> ControllerModule:
     return ControllerModule(
         build_daclip(TINY_CLIP),

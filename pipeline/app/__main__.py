@@ -39,6 +39,7 @@ def _serve(chosen: argparse.Namespace, folder: Path) -> int:
         from pipeline.app.examples import make_examples
         from pipeline.app.page import CSS, build, theme
         from pipeline.app.service import Limits, Service
+        from pipeline.restoration.machine import NO_ROOM, is_out_of_memory
         from pipeline.restoration.restorer import Restorer
 
     limits = Limits(chosen.megabytes, chosen.megapixels, chosen.minutes, chosen.waiting)
@@ -68,6 +69,11 @@ def _serve(chosen: argparse.Namespace, folder: Path) -> int:
             page.close(verbose=False)  # block_thread would wait 5 s for open pages
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.stderr.write(f"error: {NO_ROOM}\n")
         return 1
     return 0
 

@@ -42,6 +42,8 @@ class Training(NamedTuple):
     steps: int
     minutes: float | None
     """None where it went on after an interruption: how long it trained before is not known."""
+    afresh: bool
+    """Whether it started from random weights, or from CLIP's."""
 
 
 def write_report(
@@ -78,7 +80,7 @@ def write_report(
         ablations=_ablations(summary),
         cases=cases,
         trainings=trainings,
-        short=all(t.minutes is not None and t.minutes < SHORT_MINUTES for t in trainings),
+        short=all(_is_short(t) for t in trainings),
         recognised=RECOGNISED,
         recognised_mean=RECOGNISED_MEAN,
         source=SOURCE,
@@ -122,9 +124,14 @@ def _trainings(config: Config) -> list[Training]:
         if "finished" in record:
             begin, end = (datetime.fromisoformat(record[name]) for name in ("started", "finished"))
             minutes = (end - begin).total_seconds() / 60 if record.get("starts", 1) == 1 else None
-            steps = record["config"][stage.name]["steps"]
-            trainings.append(Training(stage.name, steps, minutes))
+            settings = record["config"][stage.name]
+            afresh = settings["weights"] is None
+            trainings.append(Training(stage.name, settings["steps"], minutes, afresh))
     return trainings
+
+
+def _is_short(training: Training) -> bool:
+    return training.afresh and training.minutes is not None and training.minutes < SHORT_MINUTES
 
 
 def _versions() -> dict[str, str]:

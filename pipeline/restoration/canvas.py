@@ -106,8 +106,8 @@ def _levels(image: Tensor, dtype: np.dtype) -> Canvas:
     """Float32 `[3, H, W]` in [0, 1] to `[H, W, 3]` of a type."""
     if not image.isfinite().all():
         raise ValueError(
-            "the network made pixels that are not finite; look at its weights, and try "
-            "precision float32"
+            "the network made pixels that are not finite; look at its weights, and from Python try "
+            "precision='float32'"
         )
     white = LEVELS[dtype]
     levels = (image.clamp(0, 1) * white).permute(1, 2, 0).numpy()

@@ -65,14 +65,11 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except (MemoryError, RuntimeError) as error:
-        from pipeline.restoration.machine import is_out_of_memory
+        from pipeline.restoration.machine import NO_ROOM, is_out_of_memory
 
         if not is_out_of_memory(error):
             raise
-        sys.stderr.write(
-            "error: the model takes more memory than there is; end what else is using it, or give "
-            "another --device\n"
-        )
+        sys.stderr.write(f"error: {NO_ROOM}\n")
         return 1
 
 

@@ -22,8 +22,18 @@ UNKNOWN = 2 * 2**30
 """Bytes taken to be free where the system does not say."""
 BYTES = {torch.float32: 64, torch.bfloat16: 40}
 """What a call takes at its peak for each pixel and channel of the network's first level, about."""
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory", "Invalid buffer size")
-"""What torch says where memory runs out, of CPUs and of MPS."""
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "MPS backend out of memory",
+    "Invalid buffer size",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What torch says where memory runs out, of CPUs, of MPS, and of CUDA outside its allocator."""
+NO_ROOM = (
+    "the model takes more memory than there is; end what else is using it, or give another --device"
+)
 USUAL_CHANNELS = 64
 """Of the first level of a network that does not say."""
 
@@ -111,7 +121,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, which torch tells of CPUs and of MPS as a plain RuntimeError."""
+    """Whether memory ran out, which torch mostly tells as a plain RuntimeError."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from pipeline.stages import STAGES, chain
 log = logging.getLogger(__name__)
 
 JOBS = "jobs.json"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What file systems without locks answer, as Lustre may be mounted."""
 
 
 def submit(config: Config, overrides: Sequence[str], upto: str, dry_run: bool) -> None:
@@ -92,6 +95,10 @@ def _alone(config: Config) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise SlurmError(f"{config.run_dir} is just being submitted by another") from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            log.warning("%s: its file system has no locks; do not submit twice at once", folder)
         yield
 
 
