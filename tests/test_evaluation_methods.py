@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,6 +85,37 @@ def test_noise_goes_by_the_image_and_not_by_its_batch_or_set(
     assert not torch.equal(
         Restorations("model", models, tmp_path, 4)(loaded)[1].image, alone[0].image
     )
+
+
+@pytest.mark.parametrize("room", [1, 0])
+def test_where_memory_runs_out_images_come_one_by_one_or_are_named(
+    models: Models, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    method, restore = Restorations("model", models, tmp_path, seed=3), Restorations._restore
+
+    def within(self: Restorations, batch: Loaded) -> Any:
+        if len(batch.samples) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return restore(self, batch)
+
+    monkeypatch.setattr(Restorations, "_restore", within)
+    outputs = method(loaded)
+    assert len(outputs) == 2
+    if room:
+        assert all(method.path(sample).is_file() for sample in loaded.samples)
+        assert all(output.image is not None and not output.fault for output in outputs)
+    else:
+        named = ["mine/hazy/a", "mine/rainy/b"]
+        assert [o.fault for o in outputs] == [
+            f"{n}: takes more memory than there is" for n in named
+        ]
+    monkeypatch.setattr(Restorations, "_restore", lambda *_: fault_of_ours())
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        method(loaded)
+
+
+def fault_of_ours() -> None:
+    raise RuntimeError("a fault of ours")
 
 
 def test_pixels_that_are_no_number_are_named(

@@ -18,6 +18,7 @@ from pipeline.evaluation.ablations import ABLATIONS, CLEAN_CONTENT, Seen
 from pipeline.evaluation.memory import peak_mb, reset_peak
 from pipeline.evaluation.samples import Sample, key_of, noise_seed
 from pipeline.models import Models
+from pipeline.restoration.machine import is_out_of_memory
 
 INPUT, MODEL = "input", "model"
 """The degraded image itself, and the model as it is; ablations of it go by their own names."""
@@ -126,9 +127,20 @@ class Restorations:
         self._warm = False
 
     def __call__(self, batch: Loaded) -> list[Output]:
-        """Restore and keep them; the first time once for nothing, to warm up."""
+        """Restore and keep them; one by one where memory does not do for all."""
         if self._needs_clean and batch.clean is None:
             return []
+        try:
+            return self._restore_all(batch)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if len(batch.samples) > 1:
+            return [output for one in _single(batch) for output in self(one)]
+        return [Output(None, fault=f"{key_of(batch.samples[0])}: takes more memory than there is")]
+
+    def _restore_all(self, batch: Loaded) -> list[Output]:
+        """The first time once for nothing, to warm up."""
         device = self._models.device
         if not self._warm:
             self._restore(batch)
@@ -168,6 +180,12 @@ class Restorations:
             denoiser, embeddings = self._ablation(models, Seen(words, clean, embeddings))
         seeds = [noise_seed(self._seed, sample) for sample in batch.samples]
         return restore(denoiser, embeddings, degraded, models.sampling, seeds), found
+
+
+def _single(batch: Loaded) -> list[Loaded]:
+    clean = [None] * len(batch.samples) if batch.clean is None else batch.clean.split(1)
+    parts = zip(batch.samples, batch.degraded.split(1), clean, strict=True)
+    return [Loaded([sample], degraded, of_it) for sample, degraded, of_it in parts]
 
 
 def _found(models: Models, probabilities: Tensor) -> list[Found]:
