@@ -128,10 +128,9 @@ def test_ours_goes_with_its_own_controller_only(
         load_models(config, controller, restorer)
 
 
-@pytest.mark.parametrize("calls", [0, 101])
-def test_calls_out_of_range_are_refused(
-    tiny_config: MakeConfig, tmp_path: Path, calls: int
+def test_more_calls_than_there_are_times_are_refused(
+    tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
-    config = tiny_config(f"sampling.calls={calls}")
-    with pytest.raises(ConfigError, match=rf"sampling\.calls={calls}: .* takes 1 to 100"):
+    config = tiny_config("sampling.calls=101")
+    with pytest.raises(ConfigError, match=r"sampling\.calls=101: .* takes 1 to 100"):
         load_models(config, *save_models(config, tmp_path))
