@@ -58,7 +58,7 @@ verify: $(READY) ## check the shards against their index, and name every fault
 	@$(RUN) verify $(SETTINGS)
 
 ifeq ($(CLUSTER),)
-# Here a stage is run at once; what is asked for in vain, as DRY_RUN is, it says.
+# Without a cluster there is nothing for DRY_RUN to show; the command says so.
 HERE = $(RUN) $(if $(DRY_RUN),--dry-run)
 
 shards: $(READY) ## pairs of images into WebDataset shards

@@ -79,6 +79,16 @@ def fit(
         remove_partial(checkpoints)
     if last := newest_checkpoint(checkpoints):
         log.info("resuming from %s", last)
+    _train(trainer, module, data, last)
+    if stage.keep == "best" and trainer.is_global_zero:
+        take_best(checkpoints, module)
+    return trainer
+
+
+def _train(
+    trainer: Trainer, module: LightningModule, data: LightningDataModule, last: Path | None
+) -> None:
+    """Train; where it fails, the processes that Lightning has started end with this one."""
     atexit.register(_end_ranks, trainer)  # at exit, so that what went wrong is told first
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
@@ -88,9 +98,6 @@ def fit(
         atexit.unregister(_end_ranks)
         raise
     atexit.unregister(_end_ranks)
-    if stage.keep == "best" and trainer.is_global_zero:
-        take_best(checkpoints, module)
-    return trainer
 
 
 def _end_ranks(trainer: Trainer) -> None:
