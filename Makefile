@@ -46,7 +46,7 @@ $(READY): $(PACKAGES) pyproject.toml
 
 demo: $(READY) ## restore ten kinds of damage with the model that comes with the project: table, report, pictures
 	@$(RUN) shards experiment=demo shards.source.crop=256
-	@$(RUN) evaluate experiment=demo evaluate.pretrained=shipped sampling.calls=1
+	@$(RUN) evaluate experiment=demo evaluate.pretrained=shipped sampler.num_steps=1
 	@$(MAKE) --no-print-directory restore INPUT=outputs/demo/evaluation/examples OUTPUT=outputs/demo/restored ARGS=--compare
 
 demo-train: ## train the whole chain offline on embedded photographs, ending in a report and restored photographs
@@ -95,13 +95,13 @@ restore: $(READY) ## restore photographs: make restore INPUT=photos OUTPUT=folde
 	@$(BIN)/restore '$(INPUT)' --output '$(OUTPUT)' $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
 pretrained: $(READY) ## fetch all released weights, and convert them in ~/.cache/daclip
-	@$(BIN)/python -m pipeline.publish fetch
+	@$(BIN)/python -m pipeline.models.publish fetch
 
 export: $(READY) ## a model folder of a run: make export MODEL=run-folder OUTPUT=folder ARGS=--half
-	@$(BIN)/python -m pipeline.publish export '$(MODEL)' '$(OUTPUT)' $(ARGS)
+	@$(BIN)/python -m pipeline.models.publish export '$(MODEL)' '$(OUTPUT)' $(ARGS)
 
 push: $(READY) ## publish a model folder on the Hugging Face Hub: make push MODEL=folder TO=owner/name
-	@$(BIN)/python -m pipeline.publish push '$(MODEL)' '$(TO)'
+	@$(BIN)/python -m pipeline.models.publish push '$(MODEL)' '$(TO)'
 
 app: $(READY) ## a page to restore photographs in the browser, on this machine alone: ARGS="--port 7860"
 	@$(BIN)/python -m pipeline.app $(if $(MODEL),--model '$(MODEL)') $(ARGS)
@@ -124,19 +124,19 @@ test-page: $(READY) ## the page in a real browser, which is installed here; need
 	@$(TEST) tests/page
 
 bench-data: $(READY) ## what loading data costs, beside the plain way; three minutes, 1 GB below TMPDIR
-	@$(BIN)/python -m pipeline.bench.data $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.data $(ARGS)
 
 bench-train: $(READY) ## what training costs, beside the plain way; five minutes, 6 GB of memory
-	@$(BIN)/python -m pipeline.bench.train $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.train $(ARGS)
 
 bench-sampling: $(READY) ## quality and time of few network calls beside a hundred, of a run: ARGS="run_dir=outputs/demo-train"
-	@$(BIN)/python -m pipeline.bench.sampling $(SETTINGS)
+	@$(BIN)/python -m tests.benchmarks.sampling $(SETTINGS)
 
 bench-restore: $(READY) ## how soon a photo is restored, and the memory of large ones; three minutes
-	@$(BIN)/python -m pipeline.bench.restore $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.restore $(ARGS)
 
 bench-convergence: $(READY) ## error of each sampler against its network calls, as docs/convergence.svg; seconds
-	@$(BIN)/python -m pipeline.bench.convergence $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.convergence $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

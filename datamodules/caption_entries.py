@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datamodules.clean_images import CleanImage
 from datamodules.images import BadImage, Pixels
 from datamodules.ledger import Line
-from datamodules.shards import BadShard
+from datamodules.shards.index import BadShard
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from datamodules.caption_entries import Caption, CaptionEntries
 from datamodules.clean_images import CleanImage, clean_images
 from datamodules.files import atomic_write, remove_partial
 from datamodules.ledger import Ledger, Line, remove_ledgers
-from datamodules.reader import SampleAddress
+from datamodules.shards.reader import SampleAddress
 from datamodules.shares import Share
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from datamodules.images import BadImage, Pixels
-from datamodules.reader import SampleAddress
-from datamodules.shards import BadShard
+from datamodules.shards.index import BadShard
+from datamodules.shards.reader import SampleAddress
 
 THREADS = 4
 CHUNK = 256

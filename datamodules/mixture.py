@@ -68,12 +68,13 @@ def _check_shares(shares: Mapping[str, int], counts: Mapping[str, Sequence[int]]
     asked = {word for word, share in shares.items() if share != 1}
     if unknown := sorted(asked - set(counts)):
         raise ValueError(
-            f"data.shares names {', '.join(unknown)}; there are samples of {', '.join(counts)}"
+            f"data.task_weights names {', '.join(unknown)}; there are samples of "
+            f"{', '.join(counts)}"
         )
     if any(share < 0 for share in shares.values()):
-        raise ValueError(f"data.shares={dict(shares)}: shares are whole numbers from 0 up")
+        raise ValueError(f"data.task_weights={dict(shares)}: shares are whole numbers from 0 up")
     if not any(shares.get(word, 1) for word in counts):
-        raise ValueError("data.shares leaves no task to draw")
+        raise ValueError("data.task_weights leaves no task to draw")
 
 
 @lru_cache(maxsize=64)
@@ -104,7 +105,7 @@ def _order(
     return np.concatenate([rng.permutation(np.concatenate(r)) for r in ranges]).astype(np.uint32)
 
 
-class DrawSampler(Sampler[int]):
+class TrainSampler(Sampler[int]):
     """The draw numbers of one rank: start + rank, start + rank + world, ... without end."""
 
     def __init__(self, start: int, rank: int, world: int) -> None:
@@ -119,7 +120,7 @@ class DrawSampler(Sampler[int]):
             n += self.world
 
 
-class ShareSampler(Sampler[int]):
+class DistributedEvalSampler(Sampler[int]):
     """One rank's share of `size` samples, every sample once over all ranks.
 
     Ranks get equally many numbers, so that none waits for another in a collective call; a number

@@ -9,10 +9,11 @@ import argparse
 import logging
 import sys
 
+from pipeline.chain import STAGES
 from pipeline.config import Config, ConfigError, load_config
-from pipeline.interrupt import Stopped, listen, stop_requested, stopped_status
+from pipeline.errors import message
+from pipeline.preemption import Stopped, listen, stop_requested, stopped_status
 from pipeline.stage import run_stage
-from pipeline.stages import STAGES
 
 EXPECTED = (ConfigError, ValueError, FileNotFoundError, OSError)
 """What users cause and can mend; anything else is a fault of ours and keeps its traceback."""
@@ -34,7 +35,7 @@ def main() -> int:
     except EXPECTED as error:
         if arguments.traceback:
             raise
-        sys.stderr.write(f"error: {_message(error)}\n")
+        sys.stderr.write(f"error: {message(error)}\n")
         return 1
     except RuntimeError as error:
         if not stop_requested():
@@ -43,14 +44,6 @@ def main() -> int:
         sys.stderr.write(f"cut off while stopping ({error}); the same command goes on from here\n")
         return stopped_status()
     return 0
-
-
-def _message(error: Exception) -> str:
-    """What an error says; of one from a data process, without the traceback it brings along."""
-    text = str(error)
-    if "Original Traceback" not in text:
-        return text
-    return text.rstrip().rpartition(f"{type(error).__name__}: ")[2]
 
 
 def _parse() -> argparse.Namespace:
@@ -72,7 +65,7 @@ def _do(arguments: argparse.Namespace, config: Config) -> None:
 
         draw(config)
     elif arguments.command == "verify":
-        from pipeline.shards import verify
+        from pipeline.stages.shards import verify
 
         verify(config)
     elif arguments.command == "submit":

@@ -28,10 +28,10 @@ class ConfigError(ValueError):
 
 @dataclass
 class FormatConfig:
-    """How samples are stored, as `datamodules.shards.Format` takes it."""
+    """How samples are stored, as `datamodules.shards.writer.Format` takes it."""
 
     encoding: str = MISSING
-    tile: int | None = MISSING
+    tile_size: int | None = MISSING
     shard_mb: float = MISSING
 
 
@@ -41,7 +41,7 @@ class ShardsConfig:
 
     source: Node = MISSING
     format: FormatConfig = MISSING
-    max_skipped_share: float = MISSING
+    max_skipped_fraction: float = MISSING
 
 
 @dataclass
@@ -65,37 +65,37 @@ class ClipConfig:
 class DataConfig:
     """Reading shards while training."""
 
-    shares: dict[str, int] = MISSING
-    max_skipped_share: float = MISSING
+    task_weights: dict[str, int] = MISSING
+    max_skipped_fraction: float = MISSING
 
 
 @dataclass
 class ControllerConfig:
     """Stage (a)."""
 
-    weights: str | None = MISSING
-    steps: int = MISSING
+    init_from: str | None = MISSING
+    max_steps: int = MISSING
     batch_size: int = MISSING
     degradation_targets: str = MISSING
-    accumulate: int = MISSING
-    view_scale: list[float] = MISSING
-    windows: int = MISSING
-    jitter: float = MISSING
-    clip_norm: float | None = MISSING
-    warmup: int = MISSING
-    min_lr_share: float = MISSING
-    val_every: int = MISSING
-    val_per_task: int = MISSING
-    keep: str = MISSING
+    accumulate_grad_batches: int = MISSING
+    crop_scale: list[float] = MISSING
+    crops_per_side: int = MISSING
+    color_jitter: float = MISSING
+    gradient_clip_val: float | None = MISSING
+    warmup_steps: int = MISSING
+    min_lr_ratio: float = MISSING
+    val_every_n_steps: int = MISSING
+    val_images_per_task: int = MISSING
+    final_weights: str = MISSING
     optimizer: Node = MISSING
 
 
 @dataclass
-class SdeConfig:
-    """The diffusion, as `modules.sde.make_tables` takes it."""
+class ProcessConfig:
+    """The diffusion, as `modules.diffusion.schedule.make_noise_schedule` takes it."""
 
-    schedule: str = MISSING
-    T: int = MISSING
+    noise_schedule: str = MISSING
+    num_timesteps: int = MISSING
     lambda_: float = MISSING
     eps: float = MISSING
 
@@ -104,40 +104,39 @@ class SdeConfig:
 class RestorerConfig:
     """Stage (b)."""
 
-    weights: str | None = MISSING
-    steps: int = MISSING
+    init_from: str | None = MISSING
+    max_steps: int = MISSING
     batch_size: int = MISSING
-    accumulate: int = MISSING
-    patch: int = MISSING
-    view: int | None = MISSING
-    jitter: float = MISSING
-    recompute: bool = MISSING
-    target: str = MISSING
+    accumulate_grad_batches: int = MISSING
+    patch_size: int = MISSING
+    context_size: int | None = MISSING
+    color_jitter: float = MISSING
+    gradient_checkpointing: bool = MISSING
+    prediction_type: str = MISSING
     loss: str = MISSING
-    late_times: float = MISSING
-    true_words: float = MISSING
-    swapped: float = MISSING
-    clip_norm: float | None = MISSING
-    warmup: int = MISSING
-    min_lr_share: float = MISSING
+    timestep_power: float = MISSING
+    text_prompt_prob: float = MISSING
+    swapped_prompt_prob: float = MISSING
+    gradient_clip_val: float | None = MISSING
+    warmup_steps: int = MISSING
+    min_lr_ratio: float = MISSING
     ema_decay: float = MISSING
-    ema_every: int = MISSING
-    val_every: int = MISSING
-    val_per_task: int = MISSING
-    val_calls: int = MISSING
-    keep: str = MISSING
-    network: Node = MISSING
+    ema_update_every: int = MISSING
+    val_every_n_steps: int = MISSING
+    val_images_per_task: int = MISSING
+    val_num_steps: int = MISSING
+    final_weights: str = MISSING
     optimizer: Node = MISSING
 
 
 @dataclass
-class SamplingConfig:
-    """How restorations are drawn, as `modules.restorer.make_sampling` takes it."""
+class SamplerConfig:
+    """How restorations are drawn, as `modules.inference.restore.make_sampling` takes it."""
 
-    method: str = MISSING
+    name: str = MISSING
     eta: float = MISSING
-    calls: int = MISSING
-    grid: str = MISSING
+    num_steps: int = MISSING
+    timestep_spacing: str = MISSING
 
 
 @dataclass
@@ -164,7 +163,7 @@ class TrainerConfig:
     num_nodes: int = MISSING
     precision: str = MISSING
     compile: bool = MISSING
-    log_every: int = MISSING
+    log_every_n_steps: int = MISSING
 
 
 @dataclass
@@ -221,22 +220,23 @@ class Config:
     clip: ClipConfig = MISSING
     data: DataConfig = MISSING
     controller: ControllerConfig = MISSING
-    sde: SdeConfig = MISSING
+    process: ProcessConfig = MISSING
     restorer: RestorerConfig = MISSING
-    sampling: SamplingConfig = MISSING
+    network: Node = MISSING
+    sampler: SamplerConfig = MISSING
     evaluate: EvaluateConfig = MISSING
     trainer: TrainerConfig = MISSING
     cluster: ClusterConfig = MISSING
     logger: LoggerConfig = MISSING
     dashboard: DashboardConfig = MISSING
-    workers: int = MISSING
+    num_workers: int = MISSING
 
 
 def load_config(overrides: Sequence[str] = ()) -> Config:
     """Compose the configuration and check every key of it but the arguments of `_target_`s.
 
     Args:
-        overrides: Hydra overrides, such as `experiment=universal` or `restorer.steps=1000`.
+        overrides: Hydra overrides, such as `experiment=universal` or `restorer.max_steps=1000`.
 
     Raises:
         ConfigError: a key is unknown, has no value, or a value of the wrong kind.
@@ -260,16 +260,16 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
 def _check_ranges(config: Config) -> None:
     counts = {
         "seed": (config.seed, 0),
-        "workers": (config.workers, 0),
+        "num_workers": (config.num_workers, 0),
         "captions.batch_size": (config.captions.batch_size, 1),
         "controller.batch_size": (config.controller.batch_size, 1),
-        "controller.windows": (config.controller.windows, 1),
+        "controller.crops_per_side": (config.controller.crops_per_side, 1),
         "restorer.batch_size": (config.restorer.batch_size, 1),
-        "restorer.ema_every": (config.restorer.ema_every, 1),
-        "restorer.val_calls": (config.restorer.val_calls, 1),
-        "sampling.calls": (config.sampling.calls, 1),
+        "restorer.ema_update_every": (config.restorer.ema_update_every, 1),
+        "restorer.val_num_steps": (config.restorer.val_num_steps, 1),
+        "sampler.num_steps": (config.sampler.num_steps, 1),
         "evaluate.batch_size": (config.evaluate.batch_size, 1),
-        "trainer.log_every": (config.trainer.log_every, 1),
+        "trainer.log_every_n_steps": (config.trainer.log_every_n_steps, 1),
     }
     if config.trainer.precision not in PRECISIONS:
         raise ConfigError(
@@ -278,25 +278,35 @@ def _check_ranges(config: Config) -> None:
     stages: dict[str, ControllerConfig | RestorerConfig]
     stages = {"controller": config.controller, "restorer": config.restorer}
     for name, stage in stages.items():
-        for key in ("steps", "accumulate", "val_every", "val_per_task"):
+        for key in (
+            "max_steps",
+            "accumulate_grad_batches",
+            "val_every_n_steps",
+            "val_images_per_task",
+        ):
             counts[f"{name}.{key}"] = getattr(stage, key), 1
-        if stage.clip_norm is not None and not stage.clip_norm > 0:
-            raise ConfigError(f"{name}.clip_norm={stage.clip_norm}; give more than 0, or null")
-        if stage.keep not in KEEP:
-            raise ConfigError(f"{name}.keep={stage.keep}; choose one of: {', '.join(KEEP)}")
+        if stage.gradient_clip_val is not None and not stage.gradient_clip_val > 0:
+            raise ConfigError(
+                f"{name}.gradient_clip_val={stage.gradient_clip_val}; give more than 0, or null"
+            )
+        if stage.final_weights not in KEEP:
+            raise ConfigError(
+                f"{name}.final_weights={stage.final_weights}; choose one of: {', '.join(KEEP)}"
+            )
     least_zero = {
-        "controller.jitter": config.controller.jitter,
-        "restorer.jitter": config.restorer.jitter,
-        "restorer.late_times": config.restorer.late_times,
-        "restorer.true_words": config.restorer.true_words,
-        "restorer.swapped": config.restorer.swapped,
+        "controller.color_jitter": config.controller.color_jitter,
+        "restorer.color_jitter": config.restorer.color_jitter,
+        "restorer.timestep_power": config.restorer.timestep_power,
+        "restorer.text_prompt_prob": config.restorer.text_prompt_prob,
+        "restorer.swapped_prompt_prob": config.restorer.swapped_prompt_prob,
     }
     if not 0 <= config.restorer.ema_decay <= 1:
         raise ConfigError(f"restorer.ema_decay={config.restorer.ema_decay}; give 0 to 1")
-    told = config.restorer.true_words + config.restorer.swapped
+    told = config.restorer.text_prompt_prob + config.restorer.swapped_prompt_prob
     if told > 1:
         raise ConfigError(
-            f"restorer.true_words and restorer.swapped are shares of one whole, got {told:g}"
+            "restorer.text_prompt_prob and restorer.swapped_prompt_prob are shares of one whole, "
+            f"got {told:g}"
         )
     for key, (value, least) in (counts | {k: (v, 0) for k, v in least_zero.items()}).items():
         if not value >= least:
@@ -324,14 +334,14 @@ def check_targets(config: Config) -> None:
         ConfigError: a target does not exist or does not take an argument, or there is no such
             sampler or time grid.
     """
-    from modules.restorer import make_sampling
+    from modules.inference.restore import make_sampling
 
     for key, node in _targets(asdict(config), ""):
         _check_target(key, node)
     try:
-        make_sampling(**vars(config.sampling))
+        make_sampling(**vars(config.sampler))
     except ValueError as error:
-        raise ConfigError(f"sampling: {error}") from error
+        raise ConfigError(f"sampler: {error}") from error
 
 
 def build(node: Mapping[str, Any], **more: Any) -> Any:

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from datamodules.files import atomic_write, read_json
-from pipeline.callbacks import SAMPLES
+from pipeline.chain import CONTROLLER, EVALUATION, FIGURES, REPORT, RESTORER, STAGES
 from pipeline.charts import chart
 from pipeline.config import Config
 from pipeline.curves import Points, panels, read_curves
 from pipeline.stage import read_record
-from pipeline.stages import CONTROLLER, EVALUATION, FIGURES, REPORT, RESTORER, STAGES
+from pipeline.training.callbacks import SAMPLES
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 
 from datamodules.files import atomic_write, file_hash, read_json, write_json
 from pipeline.config import Config, check_targets
-from pipeline.ranks import rank_of_environment
+from pipeline.distributed import current_rank
 from pipeline.tracking import tracked
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def run_stage(stage: Stage, config: Config) -> None:
         return
     check_targets(config)
     stage.check(config)
-    if rank_of_environment().rank > 0:
+    if current_rank().rank > 0:
         if _fresh(stage, folder, _await_record(folder, wanted), wanted):
             return
         if stage.parallel:

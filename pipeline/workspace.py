@@ -20,12 +20,12 @@ import wandb_workspaces.reports.v2.interface as wr
 import wandb_workspaces.workspaces as ws
 
 from datamodules.files import atomic_write
-from pipeline import callbacks
+from pipeline.chain import CONTROLLER, EVALUATION, RESTORER, STAGES
 from pipeline.charts import COLOURS
 from pipeline.config import Config
 from pipeline.curves import groups
-from pipeline.stages import CONTROLLER, EVALUATION, RESTORER, STAGES
 from pipeline.tracking import ID, group_of, has_key, one_line
+from pipeline.training import callbacks
 
 log = logging.getLogger(__name__)
 

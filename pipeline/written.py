@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from modules.captioners import FileCaptioner
+from datamodules.captioners import FileCaptioner
 
 
 def demo_captions() -> FileCaptioner:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from modules.captioners import BlipCaptioner, Captioner
-from pipeline.captions import run
+from datamodules.captioners import Captioner
+from modules.captioning.blip import BlipCaptioner
 from pipeline.config import load_config
+from pipeline.stages.captions import run
 
 
 def note(sources: Sequence[str]) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.folders import PairFolder
-from datamodules.shards import Format
+from datamodules.shards.writer import Format
+from datamodules.sources.folder import PairFolder
 from pipeline.config import Config, load_config
 
 TINY_RUN = [
@@ -30,19 +30,19 @@ TINY_RUN = [
     "clip.architecture.vision_cfg.width=32",
     "clip.architecture.vision_cfg.layers=2",
     "clip.architecture.text_cfg.width=16",
-    "controller.steps=4",
+    "controller.max_steps=4",
     "controller.batch_size=10",
-    "controller.val_every=2",
-    "restorer.steps=4",
+    "controller.val_every_n_steps=2",
+    "restorer.max_steps=4",
     "restorer.batch_size=2",
-    "restorer.patch=32",
-    "restorer.swapped=0.5",
-    "restorer.val_every=2",
-    "restorer.network.context_dim=32",
-    "restorer.network.multipliers=[1, 1]",
-    "sampling.calls=2",
+    "restorer.patch_size=32",
+    "restorer.swapped_prompt_prob=0.5",
+    "restorer.val_every_n_steps=2",
+    "network.context_dim=32",
+    "network.multipliers=[1, 1]",
+    "sampler.num_steps=2",
     "evaluate.batch_size=2",
-    "workers=0",
+    "num_workers=0",
 ]
 """Every stage in seconds: two small photographs, four steps."""
 
@@ -87,7 +87,7 @@ def paired_folder(root: Path, **changes: Any) -> PairFolder:
 def form(**changes: Any) -> Format:
     """A format of shards that hold two of the small pictures each."""
     pair_mb = 40 * 48 * 3 * 2 / 1e6
-    return Format(**({"encoding": "npy", "tile": None, "shard_mb": 2 * pair_mb} | changes))
+    return Format(**({"encoding": "npy", "tile_size": None, "shard_mb": 2 * pair_mb} | changes))
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from modules.daclip import DaClip, build_daclip
-from modules.restorer import Controller
-from modules.unet import ConditionalUNet
+from modules.clip.daclip import DaClip, build_daclip
+from modules.clip.encoder import DaClipEncoder
+from modules.networks.unet import ConditionalUNet
 from pipeline.config import Config
 from pipeline.evaluation.rows import Row
-from pipeline.models import save_controller, save_restorer
-from pipeline.publish import export
+from pipeline.models.publish import export
+from pipeline.models.store import save_controller, save_restorer
 from tests.conftest import photograph
 
 WORDS = ("hazy", "noisy", "rainy")
@@ -30,7 +30,7 @@ ARCHITECTURE = {
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
 }
 UNET = {
-    "_target_": "modules.unet.ConditionalUNet",
+    "_target_": "modules.networks.unet.ConditionalUNet",
     "width": 32,
     "multipliers": [1, 1],
     "context_dim": 32,
@@ -81,9 +81,9 @@ def tiny_unet() -> ConditionalUNet:
 def save_models(config: Config, folder: Path) -> tuple[Path, Path]:
     """Files of a small controller and a small restorer that was trained with it."""
     controller, restorer = folder / "controller.safetensors", folder / "restorer.safetensors"
-    save_controller(controller, Controller(tiny_daclip(), WORDS), ARCHITECTURE)
-    config.restorer.network = UNET
-    save_restorer(restorer, tiny_unet(), config.sde, config.restorer, controller)
+    save_controller(controller, DaClipEncoder(tiny_daclip(), WORDS), ARCHITECTURE)
+    config.network = UNET
+    save_restorer(restorer, tiny_unet(), config, controller)
     return controller, restorer
 
 
@@ -118,7 +118,7 @@ def save_model_folder(config: Config, folder: Path) -> Path:
     for path in save_models(config, folder):
         (run / path.stem).mkdir(parents=True)
         path.rename(run / path.stem / "model.safetensors")
-    sampling = "sampling: {method: posterior, eta: 0.0, calls: 2, grid: uniform}\n"
-    (run / "restorer" / "config.yaml").write_text(sampling)
+    sampler = "sampler: {name: posterior, eta: 0, num_steps: 2, timestep_spacing: uniform}\n"
+    (run / "restorer" / "config.yaml").write_text(sampler)
     export(run, folder / "model")
     return folder / "model"

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed
 
-from datamodules.mixture import ShareSampler
-from modules.group_mean import GroupMean
+from datamodules.mixture import DistributedEvalSampler
+from modules.metrics.group_mean import GroupMean
 
 SIZE, GROUPS = 7, 3
 
@@ -23,7 +23,7 @@ def means(rank: int, world: int) -> Tensor:
     """One sample at a time; a number that stands for nothing is filled up with the first."""
     metric = GroupMean(GROUPS, figures=2)
     values, groups = members()
-    for number in ShareSampler(SIZE, rank, world):
+    for number in DistributedEvalSampler(SIZE, rank, world):
         valid = torch.tensor([number < SIZE])
         index = torch.tensor([number if number < SIZE else 0])
         metric.update(values[index][valid], groups[index][valid])

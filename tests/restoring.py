@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from modules.daclip import build_daclip
-from modules.prediction import parameterisation
-from modules.restorer import Controller, Denoiser
-from modules.sde import make_tables
-from modules.unet import ConditionalUNet
-from pipeline.restoration.restorer import Restorer
+from modules.clip.daclip import build_daclip
+from modules.clip.encoder import DaClipEncoder
+from modules.diffusion.prediction import prediction_type
+from modules.diffusion.schedule import make_noise_schedule
+from modules.inference.restore import Denoiser
+from modules.networks.unet import ConditionalUNet
+from pipeline.restore.api import Restorer
 
 WORDS = ("low-light", "noisy", "rainy")
 CLIP = {
@@ -21,13 +22,13 @@ CLIP = {
     "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
-SAMPLING = {"method": "posterior", "eta": 0.0, "calls": 2, "grid": "uniform"}
+SAMPLER = {"name": "posterior", "eta": 0.0, "num_steps": 2, "timestep_spacing": "uniform"}
 
 
-def tiny_controller() -> Controller:
+def tiny_controller() -> DaClipEncoder:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Controller(build_daclip(CLIP), WORDS)
+        return DaClipEncoder(build_daclip(CLIP), WORDS)
 
 
 def tiny_denoiser() -> Denoiser:
@@ -35,12 +36,12 @@ def tiny_denoiser() -> Denoiser:
         torch.manual_seed(1)
         network = ConditionalUNet(32, (1, 1), 32).eval().requires_grad_(False)
     network.head.weight *= 0.3
-    return Denoiser(network, make_tables(), parameterisation("data"))
+    return Denoiser(network, make_noise_schedule(), prediction_type("sample"))
 
 
 def tiny_restorer(**changes: Any) -> Restorer:
     settings = {"device": "cpu", "precision": "float32"} | changes
-    return Restorer(tiny_controller(), tiny_denoiser(), SAMPLING, **settings)
+    return Restorer(tiny_controller(), tiny_denoiser(), SAMPLER, **settings)
 
 
 def gradient(height: int, width: int) -> NDArray[np.uint8]:

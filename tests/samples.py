@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from datamodules.images import Pixels
-from datamodules.pairs import PlannedSample, stable_seed
-from datamodules.shards import Format, Shard, write_shards
+from datamodules.shards.index import Shard
+from datamodules.shards.writer import Format, write_shards
+from datamodules.sources.base import PlannedSample, stable_seed
 
 
 @dataclass(frozen=True)
@@ -71,5 +72,5 @@ def write(
     folder: Path, samples: Sequence[PlannedSample], per_shard: int = 1000, **changes: Any
 ) -> list[Shard]:
     """Write shards of at most so many samples of 40 x 48 pixels each."""
-    form = {"encoding": "npy", "tile": None, "shard_mb": (per_shard + 0.5) * 40 * 48 * 6 / 1e6}
-    return write_shards(samples, folder, Format(**(form | changes)), 0.0, workers=0)
+    form = {"encoding": "npy", "tile_size": None, "shard_mb": (per_shard + 0.5) * 40 * 48 * 6 / 1e6}
+    return write_shards(samples, folder, Format(**(form | changes)), 0.0, num_workers=0)

@@ -14,9 +14,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from datamodules.datasets import Batch, collate
-from datamodules.mixed import MixedData
-from datamodules.views import RandomPatch
+from datamodules.augment import RandomPatch
+from datamodules.batch import Batch, collate
+from datamodules.datamodule import RestorationDataModule
 
 EVERY = 5
 """Steps between two validations."""
@@ -60,8 +60,8 @@ class NotesEnd(Callback):
         note.write_text(f"{type(exception).__name__}: {exception}")
 
 
-def data(shards: Path, batch_size: int = 4, workers: int = 0) -> MixedData:
-    return MixedData(
+def data(shards: Path, batch_size: int = 4, workers: int = 0) -> RestorationDataModule:
+    return RestorationDataModule(
         shards=shards,
         captions=None,
         augment=RandomPatch(16),
@@ -70,16 +70,16 @@ def data(shards: Path, batch_size: int = 4, workers: int = 0) -> MixedData:
         batch_size=batch_size,
         val_batch_size=3,
         val_per_task=None,
-        workers=workers,
+        num_workers=workers,
         seed=0,
         shares={},
-        max_skipped_share=0.01,
+        max_skipped_fraction=0.01,
     )
 
 
 def fit(
     folder: Path,
-    shards: MixedData,
+    shards: RestorationDataModule,
     steps: int,
     devices: int,
     start: Path | None = None,

@@ -17,7 +17,7 @@ import torch
 from numpy._core import multiarray
 from torch import Tensor
 
-from modules.clip_weights import read_state_dict, without_prefix
+from modules.clip.weights import read_state_dict, without_prefix
 
 RENAMED = (
     (r"(clip\..+|logit_scale)", r"\1"),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.unet import ConditionalUNet
+from modules.networks.unet import ConditionalUNet
 
 RENAMES: tuple[tuple[str, str], ...] = (
     # Places in the network.

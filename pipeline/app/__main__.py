@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.lasting_imports import lasting_imports
+from pipeline.frozen_imports import frozen_imports
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _serve(chosen: argparse.Namespace, folder: Path) -> int:
     logger.info("loading ...")
-    with lasting_imports():
+    with frozen_imports():
+        from modules.inference.device import NO_ROOM, is_out_of_memory
         from pipeline.app.examples import make_examples
         from pipeline.app.page import CSS, build, theme
         from pipeline.app.service import Limits, Service
-        from pipeline.restoration.machine import NO_ROOM, is_out_of_memory
-        from pipeline.restoration.restorer import Restorer
+        from pipeline.restore.api import Restorer
 
     limits = Limits(chosen.megabytes, chosen.megapixels, chosen.minutes, chosen.waiting)
     try:

@@ -10,7 +10,7 @@ import numpy as np
 from datamodules.degradations import WORDS, degrade
 from datamodules.files import atomic_write
 from datamodules.images import Pixels, encode_png, read_image
-from datamodules.photos import EmbeddedPhotos
+from datamodules.sources.photos import EmbeddedPhotos
 
 NAMES = ("chelsea", "coffee", "astronaut", "china", "flower")
 SIDE = 256

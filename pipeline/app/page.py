@@ -13,8 +13,8 @@ from datamodules.images import SUFFIXES
 from pipeline.app.results import KEPT
 from pipeline.app.service import Refused, Service, preview
 from pipeline.app.turns import Cancelled
-from pipeline.restoration.choice import AUTO
-from pipeline.restoration.restorer import Options, Tile
+from pipeline.restore.api import Options, Tile
+from pipeline.restore.prompt import AUTO
 
 TITLE = "Restore a photograph"
 SAID = (

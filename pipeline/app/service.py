@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.images import BadImage, count_pixels
+from modules.inference.device import is_out_of_memory
 from pipeline.app.results import Results
 from pipeline.app.turns import Turn, Turns
-from pipeline.restoration.encoding import check_fits, encode_photograph
-from pipeline.restoration.machine import is_out_of_memory
-from pipeline.restoration.photographs import Photograph, read_photograph
-from pipeline.restoration.pictures import LEVELS, Canvas
-from pipeline.restoration.restorer import Options, Progress, Restoration, Restorer
+from pipeline.restore.api import Options, Progress, Restoration, Restorer
+from pipeline.restore.encoding import check_fits, encode_photograph
+from pipeline.restore.photographs import Photograph, read_photograph
+from pipeline.restore.pictures import LEVELS, Canvas
 
 PREVIEW = 1600
 """The longer side of what the page shows, in pixels, at most; the download has all of them."""

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from modules.daclip import Embeddings
-from modules.restorer import Denoiser
-from modules.unet import ConditionalUNet
+from modules.clip.daclip import Embeddings
+from modules.inference.restore import Denoiser
+from modules.networks.unet import ConditionalUNet
 from pipeline.config import ConfigError
-from pipeline.models import Models
+from pipeline.models.store import Models
 
 
 class Seen(NamedTuple):

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from datamodules.files import atomic_write
 from datamodules.images import BadImage, encode_png, read_image
-from modules.metrics import quantise
-from modules.restorer import restore
+from modules.inference.device import is_out_of_memory
+from modules.inference.restore import restore
+from modules.metrics.fidelity import quantise
 from pipeline.evaluation.ablations import ABLATIONS, CLEAN_CONTENT, Seen
 from pipeline.evaluation.memory import peak_mb, reset_peak
 from pipeline.evaluation.samples import Sample, key_of, noise_seed
-from pipeline.models import Models
-from pipeline.restoration.machine import is_out_of_memory
+from pipeline.models.store import Models
 
 INPUT, MODEL = "input", "model"
 """The degraded image itself, and the model as it is; ablations of it go by their own names."""
@@ -150,7 +150,7 @@ class Restorations:
         restored, found = self._restore(batch)
         restored = restored.cpu()
         seconds = (time.perf_counter() - started) / len(batch.samples)
-        cost = Cost(seconds, self._models.sampling.calls, peak_mb(device))
+        cost = Cost(seconds, self._models.sampling.num_steps, peak_mb(device))
         whole = zip(restored, found, batch.samples, strict=True)
         return [self._keep(image, sample, Output(None, f, cost)) for image, f, sample in whole]
 

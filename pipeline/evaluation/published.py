@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from datamodules.degradations import WORDS
+from modules.reference.released import REFERENCE_WORDS
 from pipeline.evaluation.measures import FID, LPIPS, MEAN, RGB, Measure, Y
 
 AVERAGE = "ten-task average; RGB or Y, and border: not stated"
@@ -57,7 +57,7 @@ PUBLISHED: Sequence[Printed] = (
     _printed("DA-CLIP", "hazy", "RESIDE-6k", 0.030, 5.52, 30.16, 0.936),
 )
 SOURCE = "DA-CLIP (Luo et al., ICLR 2024, arXiv 2310.01018), as later papers reprint it"
-RECOGNISED = dict.fromkeys(WORDS, 1.0) | {"motion-blurry": 0.916}
+RECOGNISED = dict.fromkeys(REFERENCE_WORDS, 1.0) | {"motion-blurry": 0.916}
 """Share of each task's images whose degradation DA-CLIP recognises."""
 RECOGNISED_MEAN = 0.992
 

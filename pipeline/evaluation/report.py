@@ -12,6 +12,7 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from datamodules.files import atomic_write
+from pipeline.chain import CONTROLLER, RESTORER, evaluates_own_model
 from pipeline.config import Config
 from pipeline.evaluation.gallery import Case, data_url
 from pipeline.evaluation.measures import (
@@ -28,7 +29,6 @@ from pipeline.evaluation.published import RECOGNISED, RECOGNISED_MEAN, SOURCE
 from pipeline.evaluation.summary import Summary
 from pipeline.evaluation.tables import Table, ablated, by_dataset, by_task, compared
 from pipeline.stage import code_version, read_record
-from pipeline.stages import CONTROLLER, RESTORER, evaluates_own_model
 
 PACKAGES = ("torch", "open_clip_torch", "torchmetrics", "lpips")
 SHORT_MINUTES = 60

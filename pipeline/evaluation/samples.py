@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from datamodules.images import BadImage, Pixels, image_size, read_image
-from datamodules.pairs import stable_seed
-from datamodules.reader import SampleAddress
+from datamodules.shards.reader import SampleAddress
+from datamodules.sources.base import stable_seed
 
 
 class Pair(NamedTuple):

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modules.metrics import score_pair
-from modules.perceptual import LpipsAlex
+from modules.metrics.fidelity import score_pair
+from modules.metrics.perceptual import LpipsAlex
 from pipeline.evaluation.measures import (
     BORDER,
     LPIPS,
@@ -21,7 +21,7 @@ from pipeline.evaluation.measures import (
     Measure,
     Y,
 )
-from pipeline.perceptual import Perceptual
+from pipeline.evaluation.perceptual import Perceptual
 
 FIDELITY = ((BORDER, (*RGB, *Y)), (0, (*RGB_PLAIN, *Y_PLAIN)))
 """The border cut, and the measures in the order of `score_pair`."""

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from datamodules.images import BadImage, image_size, list_images
-from datamodules.photos import SPLITS
-from datamodules.reader import ShardSet
-from datamodules.shards import INDEX
+from datamodules.shards.index import INDEX
+from datamodules.shards.reader import ShardSet
+from datamodules.sources.photos import SPLITS
 from pipeline.evaluation.samples import FileSample, Sample, ShardSample, key_of
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from math import isfinite
 from statistics import fmean
 from typing import NamedTuple
 
-from modules.bootstrap import confidence, confidence_of_tasks
+from modules.metrics.bootstrap import confidence, confidence_of_tasks
 from pipeline.evaluation.inception import Place
 from pipeline.evaluation.measures import FID, MEAN, MEASURES, RGB
 from pipeline.evaluation.methods import MODEL

@@ -16,14 +16,14 @@ from torch import Tensor
 from datamodules.files import atomic_write
 from datamodules.images import BadImage, Pixels
 from datamodules.ledger import Ledger, Line, remove_ledgers
-from datamodules.shards import BadShard
+from datamodules.shards.index import BadShard
 from datamodules.shares import Share
+from pipeline.distributed import Rank
 from pipeline.evaluation.methods import Loaded, Method, Output
+from pipeline.evaluation.perceptual import Perceptual
 from pipeline.evaluation.rows import Row
 from pipeline.evaluation.samples import Pair, Sample, key_of
 from pipeline.evaluation.scoring import Scores, score
-from pipeline.perceptual import Perceptual
-from pipeline.ranks import Rank
 
 NAME = "rows"
 ROWS = f"{NAME}.jsonl"

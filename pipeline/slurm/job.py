@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.config import Config, ConfigError, JobConfig, check_batch
-from pipeline.interrupt import NOTE, STOPPED
+from pipeline.preemption import NOTE, STOPPED
 
 PLAIN = re.compile(r"/[\w./+,=@:~-]*")
 """Paths that SLURM takes as they are."""

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.files import read_json
+from pipeline.chain import STAGES, chain
 from pipeline.config import Config
-from pipeline.interrupt import STOPPED
+from pipeline.preemption import STOPPED
 from pipeline.slurm.job import log_of, record_of
 from pipeline.slurm.queue import look_at
 from pipeline.slurm.submit import read_jobs
 from pipeline.stage import is_fresh
-from pipeline.stages import STAGES, chain
 
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
 RUNNING = ("RUNNING", "CONFIGURING", "COMPLETING")

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.files import atomic_write, read_json, write_json
+from pipeline.chain import STAGES, chain
 from pipeline.config import Config, ConfigError, check_targets
 from pipeline.slurm.job import job_folder, render, script_of
 from pipeline.slurm.queue import SlurmError, cancel, live_jobs, missing_commands, submit_script
 from pipeline.stage import is_fresh
-from pipeline.stages import STAGES, chain
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from torch.optim import AdamW
 
+from datamodules.captioners import Captioner
 from datamodules.images import Pixels
-from modules.captioners import Captioner
 
 
 class SlowAdamW(AdamW):

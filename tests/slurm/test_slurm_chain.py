@@ -22,10 +22,10 @@ pytestmark = pytest.mark.slurm
 STEPS = 12
 SETTINGS = [
     *(setting for setting in TINY_RUN if not setting.startswith("trainer.")),
-    f"controller.steps={STEPS}",
-    f"restorer.steps={STEPS}",
-    "controller.val_every=100",  # so that what goes on goes on from where it was asked to stop
-    "restorer.val_every=100",
+    f"controller.max_steps={STEPS}",
+    f"restorer.max_steps={STEPS}",
+    "controller.val_every_n_steps=100",  # so it goes on from where it was asked to stop
+    "restorer.val_every_n_steps=100",
     "controller.optimizer._target_=tests.slurm.stand_ins.SlowAdamW",
     "restorer.optimizer._target_=tests.slurm.stand_ins.SlowAdamW",
     "cluster.all.nodes=2",

@@ -1,0 +1,74 @@
+"""What training sees of an image: a crop, flipped and turned, the same of both images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from datamodules.images import BadImage, Pixels
+from datamodules.shards.reader import Window
+
+GRID = 16
+"""JPEG with 4:2:0 chroma works on blocks of this side, in pixels."""
+
+
+class View(NamedTuple):
+    """A window of an image, then turned by quarters and flipped."""
+
+    window: Window
+    turns: int = 0
+    flip: bool = False
+
+    def orient(self, image: Pixels) -> Pixels:
+        """Turn and flip what was cut out."""
+        turned: Pixels = np.rot90(image, self.turns)
+        return turned[:, ::-1] if self.flip else turned
+
+
+Augment = Callable[[int, int, np.random.Generator], View]
+"""(height, width, rng) -> what to see of an image of that size.
+
+Raises BadImage where it is too small.
+"""
+
+
+@dataclass(frozen=True)
+class RandomPatch:
+    """A random crop of `side` pixels with random flips and quarter turns."""
+
+    side: int
+
+    def __call__(self, height: int, width: int, rng: np.random.Generator) -> View:
+        """See Augment."""
+        side = self.side
+        if min(height, width) < side:
+            raise BadImage(
+                f"{width}x{height} pixels are fewer than the patch of {side}; lower "
+                "restorer.patch_size or restorer.context_size, or, if this is a tile of a larger "
+                "image, make "
+                "the shards with a larger shards.format.tile_size"
+            )
+        top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+        turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+        return View(Window(top, left, side, side), turns, flip)
+
+
+def whole_image(height: int, width: int, rng: np.random.Generator) -> View:
+    """All of it: stage (a) makes its random view on the device."""
+    return View(Window(0, 0, height, width))
+
+
+def surroundings(window: Window, height: int, width: int) -> Window:
+    """A window with a margin of 16 to 32 pixels, from and to multiples of 16, within its image.
+
+    What a synthetic degradation makes of it, inside the window, is close to what it would make of
+    the whole image: strokes come in from outside, and JPEG's blocks lie in the same places. JPEG
+    is exactly the same, since decoding looks one pixel beyond a block to interpolate chroma.
+    """
+    top, left = (max(0, (start // GRID - 1) * GRID) for start in window[:2])
+    bottom = min(height, ((window.top + window.height) // GRID + 2) * GRID)
+    right = min(width, ((window.left + window.width) // GRID + 2) * GRID)
+    return Window(top, left, bottom - top, right - left)

@@ -1,0 +1,1 @@
+"""WebDataset shards: made, read, fetched, verified."""

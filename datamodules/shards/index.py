@@ -1,0 +1,58 @@
+"""The index of a set of shards: what each must hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.files import read_json
+
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What the index says of one shard."""
+
+    name: str
+    words: list[str]
+    split: str
+    count: int
+    bytes: int
+    sha256: str
+    skipped: list[str]
+    """Samples left out while it was made, each with the reason."""
+
+
+class BadShard(ValueError):
+    """A shard that is not what the index says; the message names it."""
+
+
+def read_index(directory: Path) -> list[Shard]:
+    """The shards of a directory.
+
+    Raises:
+        FileNotFoundError: there is no index.
+        ValueError: the index is damaged.
+    """
+    path = directory / INDEX
+    if not path.is_file():
+        raise FileNotFoundError(f"no shard index {path}; run `make shards` first")
+    return parse_index(read_json(path), str(path))
+
+
+def parse_index(index: object, name: str) -> list[Shard]:
+    """The shards that an index lists.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        shards = [Shard(**entry) for entry in index["shards"]]  # type: ignore[index]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{name} is not a shard index ({error}); run `make shards`") from error
+    names = Counter(shard.name for shard in shards)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"{name} lists {', '.join(twice)} more than once; run `make shards`")
+    return shards

@@ -1,0 +1,1 @@
+"""Where pairs of a degraded and a clean image come from."""

@@ -1,0 +1,120 @@
+"""Pairs of images as people keep them: ROOT/{train,val}/{word}/{LQ,GT}."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.degradations import WORDS
+from datamodules.images import list_images
+from datamodules.sources.base import (
+    CleanFile,
+    DegradedFile,
+    FilePair,
+    PlannedSample,
+    check_words,
+    sample_key,
+)
+from datamodules.sources.photos import SPLITS
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PairFolder:
+    """Pairs in ROOT/{train,val}/{word}/{LQ,GT}, matched by file name without suffix.
+
+    Attributes:
+        root: the folder with `train` and `val`.
+        splits: which of the two there are; `val` alone will do for evaluation.
+        words: the words there may be, None for the ten; a folder of any other name is an error.
+        synthetic: words whose degraded images are synthetic: training makes them from GT at each
+            draw, even where there is a folder LQ; validation takes LQ, or where there is none makes
+            them once.
+        seed: of the synthetic degradations of validation.
+    """
+
+    root: str
+    splits: Sequence[str]
+    words: Sequence[str] | None
+    synthetic: Sequence[str]
+    seed: int
+
+    def plan(self) -> list[PlannedSample]:
+        """All samples; an LQ image without a GT image is one that cannot be made.
+
+        Raises:
+            FileNotFoundError: a folder is missing or empty.
+            ValueError: a folder is named after no known degradation, two files of a folder differ
+                in their suffix alone, or a word without synthetic degradation is to be synthetic.
+        """
+        if isinstance(self.splits, str):
+            raise ValueError(f"shards.source.splits={self.splits}: give a list, [{self.splits}]")
+        check_words(self.synthetic, WORDS, "shards.source.synthetic")
+        if not self.splits or set(self.splits) - set(SPLITS):
+            raise ValueError(f"shards.source.splits={list(self.splits)}: of train and val, or both")
+        return [sample for split in self.splits for sample in self._split(split)]
+
+    def files(self) -> list[Path]:
+        """All image files."""
+        return sorted(p for s in self.splits for p in (Path(self.root) / s).glob("*/[LG][QT]/*"))
+
+    def _split(self, split: str) -> list[PlannedSample]:
+        folder = Path(self.root) / split
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"no folder {folder}; expected {folder}/WORD/{{LQ,GT}}; where "
+                f"there is to be no {split}, leave it out of shards.source.splits"
+            )
+        words = sorted(p.name for p in folder.iterdir() if p.is_dir())
+        check_words(words, self.words or WORDS, str(folder))
+        return [sample for word in words for sample in self._word(split, word, folder / word)]
+
+    def _word(self, split: str, word: str, folder: Path) -> Sequence[PlannedSample]:
+        if word in self.synthetic and (split == "train" or not (folder / "LQ").is_dir()):
+            return [self._synthetic(split, word, i, p) for i, p in _numbered(folder / "GT")]
+        clean = {path.stem: path for _, path in _numbered(folder / "GT")}
+        if alone := len(set(clean) - {lq.stem for _, lq in _lq(folder, word)}):
+            log.warning("%s: %d of %d clean images have no LQ image", folder, alone, len(clean))
+        pairs = (
+            (i, lq, clean.get(lq.stem, folder / "GT" / lq.name)) for i, lq in _lq(folder, word)
+        )
+        return [
+            FilePair(split, word, sample_key(lq.stem, i), self._source(gt), lq, gt)
+            for i, lq, gt in pairs
+        ]
+
+    def _synthetic(self, split: str, word: str, number: int, gt: Path) -> PlannedSample:
+        key, source = sample_key(gt.stem, number), self._source(gt)
+        if split == "train":
+            return CleanFile(split, (word,), key, source, gt)
+        return DegradedFile(split, word, key, source, gt, self.seed)
+
+    def _source(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+def _lq(folder: Path, word: str) -> list[tuple[int, Path]]:
+    if not (folder / "LQ").is_dir() and word in WORDS:
+        raise FileNotFoundError(
+            f"no folder {folder / 'LQ'}; where the degraded images are to be made from GT, add "
+            f"{word} to shards.source.synthetic"
+        )
+    return _numbered(folder / "LQ")
+
+
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    """The images of a folder with their numbers.
+
+    Raises:
+        ValueError: two names differ in their suffix alone.
+    """
+    images = list_images(folder)
+    stems: dict[str, Path] = {}
+    for path in images:
+        if other := stems.get(path.stem):
+            raise ValueError(f"{other} and {path} differ in their suffix alone; remove one of them")
+        stems[path.stem] = path
+    return list(enumerate(images))

@@ -1,0 +1,152 @@
+"""Pairs made from clean photographs by the synthetic degradations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from datamodules.degradations import WORDS, degrade
+from datamodules.images import BadImage, Pixels, count_pixels, read_image
+from datamodules.sources.base import check_words, sample_key, size_text, stable_seed
+from datamodules.sources.photos import SPLITS, Photo, PhotoSource
+
+
+@dataclass(frozen=True)
+class CropOfPhoto:
+    """A crop of a photograph, under one synthetic degradation unless training is to degrade it."""
+
+    photo: Photo
+    number: int
+    """Of this crop among those of the same words and split."""
+    words: tuple[str, ...]
+    draw: int
+    crop: int | None
+    zoom: tuple[float, float]
+    seed: int
+    on_the_fly: bool
+
+    @property
+    def split(self) -> str:
+        """The photograph's split."""
+        return self.photo.split
+
+    @property
+    def key(self) -> str:
+        """Photograph and number."""
+        return sample_key(self.photo.name, self.number)
+
+    @property
+    def source(self) -> str:
+        """The photograph's name."""
+        return self.photo.name
+
+    @property
+    def pixels(self) -> int:
+        """Of the crop."""
+        pixels = count_pixels(self.photo.path) if self.crop is None else self.crop**2
+        return pixels if self.on_the_fly else 2 * pixels
+
+    def make(self) -> tuple[Pixels | None, Pixels]:
+        """Crop, the same for every word of this draw, then degrade."""
+        clean = read_image(self.photo.path)
+        if self.crop is not None:
+            rng = np.random.default_rng(stable_seed(self.seed, self.photo.name, self.draw))
+            clean = random_crop(clean, self.crop, self.zoom, rng, self.photo.name)
+        if self.on_the_fly:
+            return None, clean
+        seed = stable_seed(self.seed, self.photo.name, self.draw, self.words[0])
+        return degrade(self.words[0], clean, seed), clean
+
+
+@dataclass(frozen=True)
+class SyntheticPairs:
+    """Every photograph, several times, under every synthetic degradation.
+
+    Attributes:
+        photos: the clean photographs.
+        draws: how often each photograph is cropped per word, for `train` and `val`.
+        crop: side of the square crops in pixels; None takes the whole photograph.
+        zoom: range of the crop's side in the photograph, in units of `crop`; it is then resized.
+        words: the degradations; None takes all there are.
+        on_the_fly: store clean crops for training, which degrades them afresh at each draw.
+        seed: of crops and degradations.
+    """
+
+    photos: PhotoSource
+    draws: dict[str, int]
+    crop: int | None
+    zoom: Sequence[float]
+    words: Sequence[str] | None
+    on_the_fly: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if set(self.draws) != set(SPLITS) or min(self.draws.values()) < 0:
+            raise ValueError(f"shards.source.draws={dict(self.draws)}: give train and val, from 0")
+        if self.crop is not None and self.crop < 32:
+            raise ValueError(
+                f"shards.source.crop={self.crop}; crops have at least 32 pixels a side"
+            )
+        if len(self.zoom) != 2 or not 0 < self.zoom[0] <= self.zoom[1]:
+            raise ValueError(f"shards.source.zoom={self.zoom}: give [LEAST, MOST], above 0")
+
+    def plan(self) -> list[CropOfPhoto]:
+        """All crops: by split, words, photograph, draw.
+
+        Raises:
+            ValueError: a word is unknown.
+        """
+        words = WORDS if self.words is None else self.words
+        check_words(words, WORDS, "shards.source.words")
+        words = tuple(words)
+        photos, zoom = self.photos.photos(), (self.zoom[0], self.zoom[1])
+        plan = []
+        for split in SPLITS:
+            fresh = self._fresh(split)
+            crops = [
+                (photo, draw)
+                for photo in photos
+                if photo.split == split
+                for draw in range(self._draws(split))
+            ]
+            for group in [words] if fresh else [(word,) for word in words]:
+                plan += [
+                    CropOfPhoto(photo, i, group, draw, self.crop, zoom, self.seed, fresh)
+                    for i, (photo, draw) in enumerate(crops)
+                ]
+        return plan
+
+    def files(self) -> list[Path]:
+        """The photographs."""
+        return [photo.path for photo in self.photos.photos()]
+
+    def _draws(self, split: str) -> int:
+        """Whole photographs that training degrades are stored once."""
+        return 1 if self._fresh(split) and self.crop is None else self.draws[split]
+
+    def _fresh(self, split: str) -> bool:
+        return self.on_the_fly and split == "train"
+
+
+def random_crop(
+    image: Pixels, side: int, zoom: tuple[float, float], rng: np.random.Generator, name: str
+) -> Pixels:
+    """A random square of `zoom` times `side` pixels, resized to `side`.
+
+    Raises:
+        BadImage: the image is smaller than `side`.
+    """
+    shorter = min(image.shape[:2])
+    if shorter < side:
+        raise BadImage(f"{name} is {size_text(image)}, smaller than the crop of {side}")
+    window = min(shorter, round(side * rng.uniform(*zoom)))
+    top = int(rng.integers(image.shape[0] - window + 1))
+    left = int(rng.integers(image.shape[1] - window + 1))
+    square = image[top : top + window, left : left + window]
+    resized = cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(resized, dtype=np.uint8)

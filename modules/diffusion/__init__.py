@@ -1,0 +1,1 @@
+"""The diffusion: noise schedule, SDE, what the network predicts, samplers, losses."""

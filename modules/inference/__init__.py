@@ -1,0 +1,1 @@
+"""Restoring images: embed, prompt, tile, sample."""

@@ -1,0 +1,15 @@
+"""What an error says to the user: the fault, and the remedy that only the pipeline knows."""
+
+from __future__ import annotations
+
+REMEDIES: dict[type[Exception], str] = {}
+"""By the class of an error of `modules` or `datamodules`: which setting or command mends it."""
+
+
+def message(error: Exception) -> str:
+    """An error's text, of one from a data process without its traceback, and its remedy."""
+    text = str(error)
+    if "Original Traceback" in text:
+        text = text.rstrip().rpartition(f"{type(error).__name__}: ")[2]
+    remedies = [remedy for kind, remedy in REMEDIES.items() if isinstance(error, kind)]
+    return ". ".join([text.rstrip("."), *remedies]) if remedies else text

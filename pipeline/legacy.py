@@ -1,0 +1,90 @@
+"""Names of before: settings are refused with their new names, files made then still load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_TRAINING = {
+    "weights": "init_from",
+    "steps": "max_steps",
+    "accumulate": "accumulate_grad_batches",
+    "clip_norm": "gradient_clip_val",
+    "warmup": "warmup_steps",
+    "min_lr_share": "min_lr_ratio",
+    "val_every": "val_every_n_steps",
+    "val_per_task": "val_images_per_task",
+    "keep": "final_weights",
+    "jitter": "color_jitter",
+}
+RENAMED: Mapping[str, str] = {
+    "workers": "num_workers",
+    "shards.format.tile": "shards.format.tile_size",
+    "shards.max_skipped_share": "shards.max_skipped_fraction",
+    "shards.source.window": "shards.source.shuffle_window",
+    "data.shares": "data.task_weights",
+    "data.max_skipped_share": "data.max_skipped_fraction",
+    **{f"controller.{old}": f"controller.{new}" for old, new in _TRAINING.items()},
+    "controller.view_scale": "controller.crop_scale",
+    "controller.windows": "controller.crops_per_side",
+    **{f"restorer.{old}": f"restorer.{new}" for old, new in _TRAINING.items()},
+    "restorer.patch": "restorer.patch_size",
+    "restorer.view": "restorer.context_size",
+    "restorer.recompute": "restorer.gradient_checkpointing",
+    "restorer.target": "restorer.prediction_type",
+    "restorer.late_times": "restorer.timestep_power",
+    "restorer.true_words": "restorer.text_prompt_prob",
+    "restorer.swapped": "restorer.swapped_prompt_prob",
+    "restorer.ema_every": "restorer.ema_update_every",
+    "restorer.val_calls": "restorer.val_num_steps",
+    "restorer.network": "network",
+    "sde": "process",
+    "sde.schedule": "process.noise_schedule",
+    "sde.T": "process.num_timesteps",
+    "sampling": "sampler",
+    "sampling.method": "sampler.name",
+    "sampling.calls": "sampler.num_steps",
+    "sampling.grid": "sampler.timestep_spacing",
+    "trainer.log_every": "trainer.log_every_n_steps",
+}
+"""Key of the configuration as it was -> as it is."""
+VALUES: Mapping[str, Mapping[str, str]] = {
+    "restorer.prediction_type": {
+        "noise": "epsilon",
+        "data": "sample",
+        "velocity": "v_prediction",
+    },
+    "restorer.loss": {"data": "l1"},
+    "source": {"ready": "existing"},
+}
+"""Key as it is -> value as it was -> as it is."""
+NETWORKS: Mapping[str, str] = {
+    "modules.unet.ConditionalUNet": "modules.networks.unet.ConditionalUNet"
+}
+"""Classes of networks in model files, as they were -> as they are."""
+
+
+def renamed(section: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a section in a file, under today's names."""
+    names = {
+        old.removeprefix(f"{section}."): new.rpartition(".")[2]
+        for old, new in RENAMED.items()
+        if old.startswith(f"{section}.")
+    }
+    return {names.get(name, name): value for name, value in settings.items()}
+
+
+def current_model(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model file says of itself, under today's names."""
+    found = dict(about)
+    if "windows" in found:
+        found["crops_per_side"] = found.pop("windows")
+    if "sde" in found:
+        found["process"] = renamed("sde", found.pop("sde"))
+    if "target" in found:
+        target = found.pop("target")
+        found["prediction_type"] = VALUES["restorer.prediction_type"].get(target, target)
+    if isinstance(network := found.get("network"), dict) and "_target_" in network:
+        target = network["_target_"]
+        found["network"] = {**network, "_target_": NETWORKS.get(target, target)}
+    return found

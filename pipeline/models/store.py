@@ -1,0 +1,296 @@
+"""Trained models on disk: ours, safetensors whose metadata say what to build, and the reference's.
+
+Nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from hydra.utils import get_object
+from torch import Tensor, nn
+
+from datamodules.files import atomic_write, file_hash
+from modules.clip.daclip import DaClip, build_daclip
+from modules.clip.encoder import DaClipEncoder
+from modules.diffusion.prediction import prediction_type
+from modules.diffusion.schedule import make_noise_schedule
+from modules.inference.device import is_out_of_memory
+from modules.inference.restore import Denoiser, Sampling, make_sampling
+from modules.reference.daclip import load_reference_checkpoint
+from modules.reference.released import controller_as_ours, kind_of, restorer_as_ours
+from pipeline.config import Config, ConfigError
+from pipeline.legacy import current_model
+
+FORMAT = "daclip-lightning/1"
+CONTROLLER, RESTORER = "controller", "restorer"
+"""The kinds of files."""
+NETWORK_PACKAGE = "modules."
+"""Where a network named in a file may come from."""
+
+
+class BadModel(ValueError):
+    """A model file that cannot be used; the message names it and says why."""
+
+
+class Models(NamedTuple):
+    """What restores."""
+
+    controller: DaClipEncoder
+    denoiser: Denoiser
+    sampling: Sampling
+    device: torch.device
+
+
+def load_models(
+    config: Config, controller_path: Path | None = None, restorer_path: Path | None = None
+) -> Models:
+    """The models that restore, on the device to use.
+
+    Args:
+        config: says how to sample, and which device.
+        controller_path: the controller's file; None for that of the run.
+        restorer_path: the restorer's; None for that of the run.
+
+    Raises:
+        BadModel: a file cannot be used, or the two do not fit each other.
+        ConfigError: the restorer cannot be called so often.
+        ValueError: the sampler's settings are wrong.
+    """
+    # Not above: of a run alone, whose stages need more than other systems have.
+    from pipeline.chain import controller_weights, restorer_weights
+
+    sampling = make_sampling(**vars(config.sampler))
+    controller_path = controller_path or controller_weights(config)
+    restorer_path = restorer_path or restorer_weights(config)
+    device = device_of(config)
+    controller, denoiser = load_pair(controller_path, restorer_path)
+    if not 1 <= sampling.num_steps <= denoiser.schedule.T:
+        raise ConfigError(
+            f"sampler.num_steps={sampling.num_steps}: this restorer takes 1 to "
+            f"{denoiser.schedule.T} "
+            "network calls an image"
+        )
+    return Models(controller.to(device), denoiser.to(device), sampling, device)
+
+
+def device_of(config: Config) -> torch.device:
+    """The device that a run restores and measures on."""
+    cuda = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if cuda else "cpu")
+
+
+def load_pair(controller_path: Path, restorer_path: Path) -> tuple[DaClipEncoder, Denoiser]:
+    """Load a controller and the restorer that goes with it, on the CPU.
+
+    Raises:
+        BadModel: a file cannot be used, or the two do not fit each other.
+    """
+    denoiser = load_restorer(restorer_path, controller_path)
+    controller = load_controller(controller_path)
+    taken, given = getattr(denoiser.network, "context_dim", None), controller.daclip.embed_dim
+    if taken not in (None, given):
+        raise BadModel(
+            f"{restorer_path} takes embeddings of {taken} numbers, and {controller_path} gives "
+            f"{given}; choose two that were trained together"
+        )
+    return controller, denoiser
+
+
+def save_controller(path: Path, controller: DaClipEncoder, architecture: Any) -> None:
+    """Save a trained DA-CLIP, whole."""
+    about = {
+        "architecture": architecture,
+        "words": controller.words,
+        "crops_per_side": controller.crops_per_side,
+    }
+    _save(path, controller.daclip.state_dict(), CONTROLLER, about)
+
+
+def load_controller(path: Path) -> DaClipEncoder:
+    """Load a trained DA-CLIP, ours or one in the reference's layout.
+
+    Raises:
+        BadModel: the file is missing, damaged, or of another kind or architecture.
+    """
+    about, tensors = _load(path, CONTROLLER)
+    with _named(path):
+        daclip = build_daclip(about["architecture"])
+        _fill(daclip, tensors, path)
+        return DaClipEncoder(daclip, about["words"], about.get("crops_per_side", 1))
+
+
+def save_restorer(
+    path: Path,
+    network: nn.Module,
+    config: Config,
+    controller: Path,
+) -> None:
+    """Save a trained network with its SDE, its target and the controller it was trained with."""
+    about = {
+        "network": config.network,
+        "prediction_type": config.restorer.prediction_type,
+        "process": asdict(config.process),
+        "controller_sha256": file_hash(controller),
+    }
+    _save(path, network.state_dict(), RESTORER, about)
+
+
+def load_restorer(path: Path, controller: Path) -> Denoiser:
+    """Load a trained restorer network, ours or one in the reference's layout.
+
+    Raises:
+        BadModel: the file is missing, damaged, of another kind or architecture, or was trained
+            with another controller, as far as it says with which.
+    """
+    about, tensors = _load(path, RESTORER)
+    if about.get("controller_sha256", file_hash(controller)) != file_hash(controller):
+        raise BadModel(f"{path} was trained with another controller than {controller}")
+    with _named(path):
+        network = build_network(about["network"])
+        _fill(network, tensors, path)
+        network.eval().requires_grad_(False)
+        return Denoiser(
+            network,
+            make_noise_schedule(**about["process"]),
+            prediction_type(about["prediction_type"]),
+        )
+
+
+def save_copies(pair: tuple[Path, Path], copies: tuple[Path, Path], half: bool = False) -> None:
+    """Save a controller and its restorer again, in our format, whatever format they have.
+
+    Args:
+        pair: the controller's file and the restorer's.
+        copies: likewise; written the controller first, and a restorer names its controller.
+        half: weights in half precision, for files of half the size; loading gives float32.
+
+    Raises:
+        BadModel: a file cannot be used.
+    """
+    load_pair(*pair)  # so that what is saved is whole
+    for kind, path, copy in zip((CONTROLLER, RESTORER), pair, copies, strict=True):
+        about, tensors = _load(path, kind)
+        if kind == RESTORER:
+            about = {**about, "controller_sha256": file_hash(copies[0])}
+        _save(copy, _halved(tensors) if half else tensors, kind, about)
+
+
+def start_from(path: Path, network: nn.Module) -> None:
+    """Give a network to train the weights of a trained one.
+
+    A controller is a DaClip; any other network is a restorer, and takes the weights of one whatever
+    controller it was trained with.
+
+    Raises:
+        BadModel: the file is missing, damaged, of another kind or architecture.
+    """
+    kind = CONTROLLER if isinstance(network, DaClip) else RESTORER
+    _fill(network, _load(path, kind)[1], path)
+
+
+def build_network(node: Mapping[str, Any]) -> nn.Module:
+    """Make a restorer network, in the memory format its convolutions are fastest in.
+
+    Raises:
+        BadModel: its class is not one of ours, or does not take these arguments.
+    """
+    target = str(node["_target_"])
+    kind = get_object(target) if target.startswith(NETWORK_PACKAGE) else None
+    # A name may lead through one of our modules to anything it imports, hence the second look;
+    # and the arguments are plain values: a `_target_` among them is not followed.
+    if (
+        not isinstance(kind, type)
+        or not issubclass(kind, nn.Module)
+        or not kind.__module__.startswith(NETWORK_PACKAGE)
+    ):
+        raise BadModel(f"network {target!r} is no network class of {NETWORK_PACKAGE}*")
+    arguments = {name: value for name, value in node.items() if name != "_target_"}
+    try:
+        network: nn.Module = kind(**arguments)
+    except TypeError as error:
+        raise BadModel(f"network {target}: {error}; it was made by another version") from error
+    return network.to(memory_format=torch.channels_last)
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], kind: str, about: Mapping[str, Any]) -> None:
+    kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    metadata = {"format": FORMAT, "kind": kind, "about": json.dumps(about)}
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(kept, metadata))
+
+
+def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n: value.half() if value.is_floating_point() else value for n, value in tensors.items()}
+
+
+def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a file says of itself, or what the reference's are known to be, and its tensors."""
+    if not path.is_file():
+        raise BadModel(f"no model {path}; train it first (`make train-{kind}`)")
+    metadata = _metadata(path) if path.suffix == ".safetensors" else {}
+    try:
+        tensors = load_reference_checkpoint(path)
+    except ValueError as error:
+        raise BadModel(str(error)) from error
+    except OSError as error:  # torch's, of some truncated archives
+        raise BadModel(f"{path} is not opened: it is damaged ({error}); get it anew") from error
+    if metadata.get("format") == FORMAT and metadata.get("kind") == kind:
+        with _named(path):
+            return current_model(json.loads(metadata["about"])), tensors
+    if "format" not in metadata and kind_of(tensors) == kind:
+        return _as_ours(tensors, kind, path)
+    foreign = f"the reference's {kind_of(tensors)}" if kind_of(tensors) else "unknown format"
+    found = f"{metadata.get('format', foreign)} {metadata.get('kind', '')}".strip()
+    raise BadModel(f"{path} is no {kind} of ours ({FORMAT}) or the reference's, but: {found}")
+
+
+def _as_ours(
+    tensors: Mapping[str, Tensor], kind: str, path: Path
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    convert = controller_as_ours if kind == CONTROLLER else restorer_as_ours
+    try:
+        return convert(tensors)
+    except (ValueError, RuntimeError) as error:  # torch's own, where shapes contradict each other
+        raise BadModel(f"{path}: {error}") from error
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name a file where what it says of itself is not what we write."""
+    try:
+        yield
+    except Exception as error:  # torch and open_clip raise many kinds
+        is_named = isinstance(error, BadModel) and str(path) in str(error)
+        if is_named or is_out_of_memory(error):
+            raise
+        what = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else error
+        raise BadModel(f"{path} is no model that can be built ({what}); get it anew") from error
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise BadModel(f"{path} is not a whole safetensors file ({error})") from error
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    if wrong := [n for n in sorted(expected | found) if expected.get(n) != found.get(n)]:
+        name = wrong[0]
+        raise BadModel(
+            f"{path} is of another architecture: {len(wrong)} tensors differ, the first is "
+            f"{name}: expected {expected.get(name, 'none')}, found {found.get(name, 'none')}"
+        )
+    module.load_state_dict(tensors)

@@ -1,0 +1,141 @@
+"""What both training stages share: the Trainer, and going on where a run was cut off."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
+
+from datamodules.files import remove_partial
+from modules.inference.device import is_fast_in_bfloat16
+from pipeline.config import Config, ControllerConfig, RestorerConfig, check_batch
+from pipeline.distributed import current_rank
+from pipeline.models.store import device_of
+from pipeline.preemption import Stopped
+from pipeline.training.callbacks import Throughput
+from pipeline.training.checkpoints import (
+    LAST,
+    AtomicCheckpointIO,
+    checkpoint_callbacks,
+    load_best,
+    newest_checkpoint,
+)
+from pipeline.training.guards import GradientClipping
+from pipeline.training.loggers import loggers
+from pipeline.training.optim import warmup_cosine
+from pipeline.training.stop import GracefulStop
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+
+
+def fit(
+    config: Config,
+    stage: ControllerConfig | RestorerConfig,
+    folder: Path,
+    module: LightningModule,
+    data: LightningDataModule,
+    monitor: str,
+    callbacks: Sequence[Callback] = (),
+) -> Trainer:
+    """Train to the stage's last step, from its last checkpoint where there is one.
+
+    `monitor` is the validation metric by which the best checkpoint is chosen. Afterwards the module
+    of the first process has the weights to keep, as `stage.final_weights` says: the last, or the
+    best.
+    """
+    # Both say what is meant so: the sampler is endless, and workers are as many as configured.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`__len__`.*")
+    checkpoints, throughput = folder / CHECKPOINTS, Throughput()
+    trainer = Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=config.trainer.devices,
+        num_nodes=config.trainer.num_nodes,
+        precision=precision_of(config),  # type: ignore[arg-type]
+        max_steps=stage.max_steps,
+        accumulate_grad_batches=stage.accumulate_grad_batches,
+        val_check_interval=min(stage.val_every_n_steps, stage.max_steps)
+        * stage.accumulate_grad_batches,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=config.trainer.log_every_n_steps,
+        logger=loggers(folder),
+        profiler=throughput.clock,
+        callbacks=[
+            GradientClipping(stage.gradient_clip_val),
+            *checkpoint_callbacks(checkpoints, stage.val_every_n_steps, monitor),
+            LearningRateMonitor(),
+            TQDMProgressBar(10),
+            throughput,
+            *callbacks,
+            GracefulStop(checkpoints / f"{LAST}.ckpt"),
+        ],
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+    )
+    if trainer.is_global_zero:
+        remove_partial(checkpoints)
+    if last := newest_checkpoint(checkpoints):
+        log.info("resuming from %s", last)
+    _train(trainer, module, data, last)
+    if stage.final_weights == "best" and trainer.is_global_zero:
+        load_best(checkpoints, module)
+    return trainer
+
+
+def _train(
+    trainer: Trainer, module: LightningModule, data: LightningDataModule, last: Path | None
+) -> None:
+    """Train; where it fails, the processes that Lightning has started end with this one."""
+    atexit.register(_end_ranks, trainer)  # at exit, so that what went wrong is told first
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    except SystemExit as error:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from error
+    except Stopped:
+        atexit.unregister(_end_ranks)
+        raise
+    atexit.unregister(_end_ranks)
+
+
+def _end_ranks(trainer: Trainer) -> None:
+    """Kill the processes that Lightning has started: they may wait for this one in vain."""
+    for process in getattr(trainer.strategy.launcher, "procs", ()):
+        process.kill()
+
+
+def check_processes(config: Config, stage: str) -> None:
+    """Check that a stage's batch can be shared out to the processes, where their number is known.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    devices = config.trainer.devices
+    if devices in ("auto", -1, "-1") and device_of(config).type == "cuda":
+        devices = torch.cuda.device_count()
+    asked = devices * config.trainer.num_nodes if isinstance(devices, int) else 1
+    check_batch(config, stage, max(1, asked, current_rank().world))
+
+
+def precision_of(config: Config) -> str:
+    """Lightning's name; `auto` is bf16-mixed where the device is fast in it."""
+    if config.trainer.precision != "auto":
+        return config.trainer.precision
+    return "bf16-mixed" if is_fast_in_bfloat16(device_of(config)) else "32-true"
+
+
+def lr_schedule_of(stage: ControllerConfig | RestorerConfig) -> Callable[[int], float]:
+    """The learning rate schedule of a stage."""
+    return partial(
+        warmup_cosine, warmup=stage.warmup_steps, total=stage.max_steps, floor=stage.min_lr_ratio
+    )

@@ -1,0 +1,106 @@
+"""`python -m tests.benchmarks.convergence [--out FILE]`: error against network calls, per sampler.
+
+On the Gaussian image, where nothing but the sampler errs, with a table fine enough that whole
+times do not matter. Exact and without drawing, so every run finds the same; it takes seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from datamodules.files import atomic_write
+from modules.diffusion.samplers import SAMPLERS, Step
+from modules.diffusion.schedule import NoiseSchedule, make_noise_schedule
+from modules.diffusion.timesteps import TIMESTEP_SPACINGS, TimestepSpacing
+from pipeline.curves import Points
+from tests.benchmarks.gaussian import Gaussian
+from tests.benchmarks.plot import CallsPanel, figure
+
+log = logging.getLogger(__name__)
+
+T = 4096
+CALLS = (4, 8, 16, 32, 64, 128, 256)
+LEGS = 2
+"""Doublings of the number of calls, the last ones, over which the slope is taken."""
+
+Curves = Mapping[str, Mapping[str, Points]]
+"""TimestepSpacing -> sampler -> (calls, error)."""
+
+
+def main() -> None:
+    """Measure, log the table, and draw the picture."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.convergence", description=__doc__
+    )
+    parser.add_argument("--out", type=Path, default=Path("docs/convergence.svg"), metavar="FILE")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    torch.set_num_threads(1)
+    curves = measure()
+    log.info("%s\n%s", __doc__.partition("\n\n")[2].strip(), table(curves))
+    with atomic_write(arguments.out) as file:
+        file.write(picture(curves).encode())
+    log.info("drawn as %s", arguments.out)
+
+
+def measure() -> Curves:
+    """The errors of every sampler on every grid."""
+    schedule = make_noise_schedule(num_timesteps=T, dtype=torch.float64)
+    return {
+        grid: {name: _points(step, schedule, times) for name, step in SAMPLERS.items()}
+        for grid, times in TIMESTEP_SPACINGS.items()
+    }
+
+
+def _points(step: Step, schedule: NoiseSchedule, times: TimestepSpacing) -> Points:
+    """Wasserstein-2 distances of the sampled image's law from the true one, in image units."""
+    image = Gaussian()
+    start, clean = image.law(schedule, T), image.law(schedule, 0)
+    return [
+        (calls, image.sampled(step, schedule, times(schedule, calls), start)[-1].distance(clean))
+        for calls in CALLS
+    ]
+
+
+def slope(points: Points) -> float:
+    """The measured order: minus the slope of log error over log calls, of the last doublings."""
+    return math.log2(points[-1 - LEGS][1] / points[-1][1]) / LEGS
+
+
+def table(curves: Curves) -> str:
+    """The errors and orders as a Markdown table."""
+    head = ["grid", "sampler", *(f"{calls} calls" for calls in CALLS), "order"]
+    rows = [
+        [grid, name, *(f"{error:.1e}" for _, error in points), f"{slope(points):.2f}"]
+        for grid, samplers in curves.items()
+        for name, points in samplers.items()
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def picture(curves: Curves) -> str:
+    """An SVG picture, a panel for each grid."""
+    return figure(
+        [
+            CallsPanel(
+                title=f"grid: {grid}",
+                axis="W2 distance to the law of the clean image",
+                curves=samplers,
+                last={name: f"{slope(points):.2f}" for name, points in samplers.items()},
+                head="order",
+                log=True,
+            )
+            for grid, samplers in curves.items()
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Restoration quality of a trained run against the number of network calls, sampler by sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from modules.clip.daclip import Embeddings
+from modules.diffusion.samplers import SAMPLERS
+from modules.diffusion.timesteps import TIMESTEP_SPACINGS
+from modules.inference.restore import Sampling, restore
+from modules.metrics.fidelity import ImageScores, quantise, score_pair
+from pipeline.evaluation.samples import Sample, key_of, noise_seed
+from pipeline.models.store import Models
+
+FEW, MANY = (1, 2, 3, 5, 8, 12, 20), (50, 100)
+REFERENCE = ("posterior", "uniform")
+"""The published way, the only one that is followed up to many calls."""
+METHODS = (
+    REFERENCE,
+    ("sde", "uniform"),
+    ("ode", "uniform"),
+    ("ddim", "uniform"),
+    ("dpmpp_2m", "uniform"),
+    ("dpmpp_2m_sde", "uniform"),
+    ("ddim", "log_snr"),
+    ("dpmpp_2m", "log_snr"),
+    ("dpmpp_2m_sde", "log_snr"),
+)
+"""(sampler, grid)."""
+
+
+class Quality(NamedTuple):
+    """Means over images: PSNR in dB and SSIM, on RGB with a border of 4 pixels cut."""
+
+    psnr: float
+    ssim: float
+
+
+Curves = Mapping[tuple[str, str], Mapping[int, Quality]]
+"""(sampler, grid) -> calls -> quality."""
+
+
+def some_of_each(samples: Sequence[Sample], per_task: int) -> list[Sample]:
+    """The first samples of each task."""
+    by_task: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_task.setdefault(sample.task, []).append(sample)
+    return [sample for found in by_task.values() for sample in found[:per_task]]
+
+
+def quality_by_calls(
+    models: Models, samples: Sequence[Sample], few: Sequence[int], many: Sequence[int], seed: int
+) -> Curves:
+    """Restore the images by every sampler at few calls, by the reference's at many as well."""
+    images = [_look(models, sample, seed) for sample in samples]
+    curves: dict[tuple[str, str], dict[int, Quality]] = {}
+    total = len(METHODS) * sum(few) + sum(many)
+    with tqdm(total=total, desc="quality", unit="call") as progress:
+        for name, grid in METHODS:
+            points = curves.setdefault((name, grid), {})
+            for count in [*few, *(many if (name, grid) == REFERENCE else ())]:
+                sampling = Sampling(SAMPLERS[name], count, TIMESTEP_SPACINGS[grid])
+                points[count] = _mean([image.score(sampling) for image in images])
+                progress.update(count)
+    return curves
+
+
+def measure_quality(
+    models: Models, samples: Sequence[Sample], sampling: Sampling, seed: int
+) -> Quality:
+    """Restore the images in one way."""
+    return _mean([_look(models, sample, seed).score(sampling) for sample in samples])
+
+
+def degraded_quality(samples: Sequence[Sample]) -> Quality:
+    """Of the images as they came."""
+    pairs = (_tensors(sample) for sample in samples)
+    return _mean([score_pair(degraded, clean) for degraded, clean in pairs])
+
+
+class _Image(NamedTuple):
+    """One degraded image, whose embeddings are made once."""
+
+    models: Models
+    degraded: Tensor
+    clean: Tensor
+    embeddings: Embeddings
+    seed: int
+
+    def score(self, sampling: Sampling) -> ImageScores:
+        """Restore it and compare."""
+        denoiser = self.models.denoiser
+        with torch.inference_mode():
+            restored = restore(denoiser, self.embeddings, self.degraded, sampling, [self.seed])
+        return score_pair(quantise(restored)[0].cpu(), self.clean)
+
+
+def _look(models: Models, sample: Sample, seed: int) -> _Image:
+    pixels, clean = _tensors(sample)
+    degraded = pixels[None].to(models.device).float() / 255
+    embeddings = models.controller.embed(degraded)
+    return _Image(models, degraded, clean, embeddings, noise_seed(seed, sample))
+
+
+def _tensors(sample: Sample) -> tuple[Tensor, Tensor]:
+    degraded, clean = sample.load()
+    if clean is None:
+        raise ValueError(f"{key_of(sample)} has no clean image to compare with")
+    return torch.from_numpy(degraded).permute(2, 0, 1), torch.from_numpy(clean).permute(2, 0, 1)
+
+
+def _mean(scores: Sequence[ImageScores]) -> Quality:
+    return Quality(fmean(s.psnr for s in scores), fmean(s.ssim for s in scores))

@@ -1,0 +1,227 @@
+"""The configuration: every experiment composes, every wrong key is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import conf
+from modules.diffusion.schedule import make_noise_schedule
+from modules.inference.restore import make_sampling
+from pipeline.chain import STAGES
+from pipeline.config import Config, ConfigError, build, check_targets, load_config
+
+EXPERIMENTS = sorted(p.stem for p in (Path(conf.__file__).parent / "experiment").glob("*.yaml"))
+NEEDS_ROOT = ["shards.source.root=/data"]
+PHOTOS = ("base", "photos", "small")
+"""Experiments on clean photographs."""
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("logger", ["csv", "wandb"])
+def test_every_experiment_composes(experiment: str, logger: str) -> None:
+    photos = ["shards.source.photos.root=/data"]
+    more = {"demo": [], **dict.fromkeys(PHOTOS, photos)}.get(experiment, NEEDS_ROOT)
+    config = load_config([f"experiment={experiment}", f"logger={logger}", *more])
+    check_targets(config)
+    assert config.run_dir == f"outputs/{experiment}"
+
+
+@pytest.mark.parametrize("source", ["folder", "synthetic", "embedded", "benchmarks", "ready"])
+def test_every_source_can_be_chosen(source: str) -> None:
+    root = {
+        "folder": NEEDS_ROOT,
+        "benchmarks": NEEDS_ROOT,
+        "synthetic": ["shards.source.photos.root=/data"],
+        "ready": ["shards.source.url=/data"],
+    }.get(source, [])
+    config = load_config(["experiment=universal", f"source={source}", *root])
+    check_targets(config)
+    assert config.shards.source["_target_"].startswith("datamodules.")
+
+
+def test_universal_is_the_published_recipe() -> None:
+    config = load_config(["experiment=universal", *NEEDS_ROOT])
+    assert config.clip.architecture == "ViT-B-32"
+    assert config.clip.weights == "laion2b_s34b_b79k"
+    assert (config.restorer.steps, config.restorer.batch_size) == (700_000, 16)
+    assert config.restorer.prediction_type == "epsilon"
+    assert config.restorer.optimizer["lr"] * config.restorer.min_lr_share == pytest.approx(1e-6)
+    assert config.process.lambda_ * 255 == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("restorer.stepz=3", "restorer.stepz"),
+        ("+restorer.stepz=3", "restorer.stepz"),
+        ("+whatever=1", "whatever"),
+        ("seed=first", "seed"),
+        ("experiment=nothing", "nothing"),
+        (
+            "controller.final_weights=first",
+            "controller.final_weights=first; choose one of: last, best",
+        ),
+        ("restorer.final_weights=all", "restorer.final_weights=all; choose one of: last, best"),
+    ],
+)
+def test_wrong_keys_are_named(override: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        load_config([override])
+
+
+def test_misspelt_key_in_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "conf"
+    source = Path(conf.__file__).parent
+    for path in source.rglob("*.yaml"):
+        target = copy / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = path.read_text(encoding="utf-8")
+        target.write_text(text.replace("  patch: 64", "  pach: 64"), encoding="utf-8")
+    monkeypatch.setattr("pipeline.config.files", lambda package: copy)
+    with pytest.raises(ConfigError, match=r"restorer\.pach"):
+        load_config([])
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("+network.widht=3", r"restorer\.network\.widht"),
+        ("restorer.optimizer._target_=torch.optim.AdamX", r"restorer\.optimizer\._target_"),
+        ("+shards.source.photos.vall=[]", r"shards\.source\.photos\.vall"),
+    ],
+)
+def test_wrong_arguments_of_a_target_are_named(override: str, named: str) -> None:
+    config = load_config([override])
+    with pytest.raises(ConfigError, match=named):
+        check_targets(config)
+
+
+def test_missing_value_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"shards\.source\.root"):
+        load_config(["experiment=universal"])
+
+
+def test_object_that_cannot_be_made_is_a_fault_of_the_configuration() -> None:
+    node = {"_target_": "datamodules.shards.writer.Format", "encoding": "gif", "tile_size": None}
+    with pytest.raises(ConfigError, match=r"Format: .*shard_mb"):
+        build(node)
+    with pytest.raises(ConfigError, match=r"Format: .*shards\.format\.encoding='gif'"):
+        build(node | {"shard_mb": 1.0})
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "num_workers=-1",
+        "seed=-1",
+        "captions.batch_size=0",
+        "restorer.val_every_n_steps=0",
+        "controller.accumulate_grad_batches=0",
+        "restorer.val_images_per_task=-1",
+        "restorer.val_num_steps=0",
+        "trainer.log_every_n_steps=0",
+        "sampler.num_steps=0",
+        "controller.max_steps=-1",
+    ],
+)
+def test_numbers_out_of_range_are_named(override: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{override}; give . or more"):
+        load_config(["experiment=demo", override])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_names_a_sampler_and_a_grid(experiment: str) -> None:
+    roots = ["shards.source.photos.root=/data"] if experiment in PHOTOS else NEEDS_ROOT
+    config = load_config([f"experiment={experiment}", *(roots if experiment != "demo" else [])])
+    sampling = make_sampling(**vars(config.sampler))
+    assert sampling.num_steps == config.sampler.num_steps
+    assert (
+        len(
+            sampling.timestep_spacing(
+                make_noise_schedule(**vars(config.process)), sampling.num_steps
+            )
+        )
+        == sampling.num_steps + 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sampler.name=Posterior", "sampling: unknown sampler 'Posterior'"),
+        ("sampler.timestep_spacing=even", "sampling: unknown time grid 'even'"),
+        ("sampler.eta=2", "sampling: .*eta"),
+    ],
+)
+def test_a_wrong_sampler_stops_every_stage(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_targets(load_config(["experiment=demo", override]))
+
+
+def test_patch_that_cannot_be_cut_of_the_view_is_refused(
+    tiny_config: Callable[..., Config],
+) -> None:
+    STAGES["train-restorer"].check(
+        tiny_config("restorer.patch_size=32", "restorer.context_size=32")
+    )
+    with pytest.raises(
+        ConfigError, match=r"restorer.context_size=31: restorer.patch_size=32 cannot be cut"
+    ):
+        STAGES["train-restorer"].check(
+            tiny_config("restorer.patch_size=32", "restorer.context_size=31")
+        )
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "message"),
+    [
+        (
+            "restorer",
+            ["restorer.loss=mathcing"],
+            "unknown loss 'mathcing'; choose one of: matching",
+        ),
+        ("restorer", ["restorer.prediction_type=nois"], "unknown prediction target 'nois'"),
+        ("restorer", ["process.noise_schedule=cosin"], "unknown SDE schedule 'cosin'"),
+        ("restorer", ["network.width=33"], "width must be even"),
+        (
+            "restorer",
+            ["process.num_timesteps=1", "sampler.num_steps=3"],
+            r"takes 3 network calls .* process.num_timesteps=1 .* 1 at",
+        ),
+        ("controller", ["controller.degradation_targets=multi"], "one of: identity, multi_pos"),
+        ("restorer", ["trainer.devices=3"], "batch_size=2 images cannot be shared out evenly to 3"),
+        ("controller", ["trainer.num_nodes=3"], "batch_size=10 images cannot be shared .* to 3"),
+        ("controller", ["clip.architecture.text_cfg.width=15"], "must be divisible"),
+        ("controller", ["clip.architecture=ViT-B-33"], "unknown CLIP architecture 'ViT-B-33'"),
+    ],
+)
+def test_training_that_cannot_work_is_refused_before_anything_is_set_aside(
+    tiny_config: Callable[..., Config], stage: str, overrides: list[str], message: str
+) -> None:
+    STAGES[f"train-{stage}"].check(tiny_config())
+    with pytest.raises(ConfigError, match=message):
+        STAGES[f"train-{stage}"].check(tiny_config(*overrides))
+
+
+@pytest.mark.parametrize("name", ["16-mixed", "16", "bf16-true", "64-true", "half"])
+def test_precision_that_does_not_train_is_refused(
+    tiny_config: Callable[..., Config], name: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"precision={name}; choose one of: auto, 32-true"):
+        tiny_config(f"trainer.precision={name}")
+
+
+@pytest.mark.parametrize("override", ["ema_decay=99.5", "ema_decay=-0.1", "ema_every=0"])
+def test_average_that_cannot_be_is_refused(
+    tiny_config: Callable[..., Config], override: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"restorer.{override}.*; give "):
+        tiny_config(f"restorer.{override}")
+
+
+@pytest.mark.parametrize("name", ["auto", "32-true", "32", "bf16-mixed", "bf16"])
+def test_precision_that_trains_is_taken(tiny_config: Callable[..., Config], name: str) -> None:
+    assert tiny_config(f"trainer.precision={name}").trainer.precision == name
