@@ -17,7 +17,7 @@ import numpy as np
 
 from datamodules.captioners import Captioner
 from modules.captioning.blip import BlipCaptioner
-from pipeline.config import load_config
+from pipeline.compose import load_config
 from pipeline.stages.captions import run
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from datamodules.shards.writer import Format
 from datamodules.sources.folder import PairFolder
-from pipeline.config import Config, load_config
+from pipeline.compose import load_config
+from pipeline.config import Config
 
 TINY_RUN = [
     "experiment=demo",

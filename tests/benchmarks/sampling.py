@@ -22,10 +22,12 @@ from modules.clip.daclip import Embeddings
 from modules.diffusion.samplers import posterior_step
 from modules.diffusion.timesteps import uniform_timesteps
 from modules.inference.restore import Denoiser, Sampling, restore
-from pipeline.chain import SHARDS
-from pipeline.config import load_config
+from pipeline.compose import load_config
+from pipeline.distributed import device_of
 from pipeline.evaluation.sets import read_sets
 from pipeline.models.store import Models, load_models
+from pipeline.stages.evaluate import evaluated_model
+from pipeline.stages.shards import STAGE as SHARDS
 from tests.benchmarks.machine import load, machine
 from tests.benchmarks.plain import make_plain
 from tests.benchmarks.plot import CallsPanel, figure
@@ -65,8 +67,9 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     config = load_config(arguments.overrides)
-    facts = machine({}) | {"threads": torch.get_num_threads(), "run": config.run_dir}
-    models = load_models(config)
+    facts = machine({}) | {"threads": torch.get_num_threads(), "run": str(config.run_dir)}
+    files = evaluated_model(config)
+    models = load_models(files.controller, files.restorer, files.sampler, device_of(config))
     everything = read_sets({"validation": SHARDS.folder(config)}, models.controller.words)
     samples = some_of_each(everything, arguments.images)
     facts["images"] = f"{len(samples)} of the run's validation"

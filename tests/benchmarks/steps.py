@@ -27,6 +27,9 @@ from modules.diffusion.timesteps import sample_timesteps
 from modules.inference.restore import Denoiser, Sampling
 from pipeline.config import Node, build
 from pipeline.models.store import build_network
+from pipeline.sections import SamplerConfig
+from pipeline.stages.train_controller import ClipConfig, ControllerConfig
+from pipeline.stages.train_restorer import ProcessConfig, RestorerConfig
 from pipeline.training.daclip_module import DaClipModule
 from pipeline.training.draws import draw_generators, draw_noise
 from pipeline.training.optim import decay_groups
@@ -61,7 +64,7 @@ class Step(NamedTuple):
 def make_step(work: Work, way: str) -> Step:
     """The training step of a stage: `ours` is that of its Lightning module."""
     torch.manual_seed(SEED)
-    daclip = build_daclip(work.config.clip.architecture)
+    daclip = build_daclip(work.config[ClipConfig].architecture)
     wake(daclip)
     daclip.to(work.device)
     if work.kind == "controller":
@@ -75,7 +78,7 @@ def make_step(work: Work, way: str) -> Step:
 
 
 def _our_controller(work: Work, daclip: DaClip) -> Step:
-    stage = work.config.controller
+    stage = work.config[ControllerConfig]
     if work.fast:
         daclip.compile()
     module = DaClipModule(
@@ -91,7 +94,7 @@ def _our_controller(work: Work, daclip: DaClip) -> Step:
 
 
 def _plain_controller(work: Work, daclip: DaClip) -> Step:
-    stage = work.config.controller
+    stage = work.config[ControllerConfig]
     make_plain(daclip)
     batch, scale = make_batch(work), (stage.crop_scale[0], stage.crop_scale[1])
     ids = torch.tensor([WORDS.index(word) for word in batch.degradation], device=work.device)
@@ -115,20 +118,20 @@ def _plain_controller(work: Work, daclip: DaClip) -> Step:
 
 
 def _our_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
-    config, stage = work.config, work.config.restorer
+    config, stage = work.config, work.config[RestorerConfig]
     if work.fast:
         network.compile()
     module = RestorerModule(
         Denoiser(
             network,
-            make_noise_schedule(**vars(config.process)),
+            make_noise_schedule(**config[ProcessConfig].model_dump()),
             prediction_type(stage.prediction_type),
         ),
         DaClipEncoder(daclip, WORDS),
         stage.loss,
         build(stage.optimizer),
         lambda step: 1.0,
-        Sampling(sampler(config.sampler.name), num_steps=1),
+        Sampling(sampler(config[SamplerConfig].name), num_steps=1),
         {},
         WORDS,
         SEED,
@@ -137,10 +140,10 @@ def _our_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
 
 
 def _plain_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
-    stage = work.config.restorer
+    stage = work.config[RestorerConfig]
     make_plain(network)
     make_plain(daclip).eval().requires_grad_(False)
-    schedule = make_noise_schedule(**vars(work.config.process)).to(work.device)
+    schedule = make_noise_schedule(**work.config[ProcessConfig].model_dump()).to(work.device)
     batch, meaning, compare = (
         make_batch(work),
         prediction_type(stage.prediction_type),

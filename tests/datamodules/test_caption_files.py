@@ -12,7 +12,8 @@ from datamodules.captions import CAPTIONS, read_captions, write_captions
 from datamodules.degradations import WORDS
 from datamodules.shards.reader import ShardSet
 from datamodules.shards.writer import write_shards
-from pipeline.config import build, load_config
+from pipeline.compose import load_config
+from pipeline.config import build
 from pipeline.stages.captions import CaptionsOfRun, captions_from_file
 from tests.conftest import form, paired_folder, photograph
 

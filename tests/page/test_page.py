@@ -25,7 +25,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from pipeline.config import load_config
+from pipeline.compose import load_config
 from tests.conftest import TINY_RUN, photograph
 from tests.evaluating import save_model_folder
 

@@ -21,6 +21,7 @@ from pipeline.evaluation.ablations import ABLATIONS, Seen, check_ablations
 from pipeline.evaluation.methods import Input, Loaded, Outputs, Restorations
 from pipeline.evaluation.sets import read_sets
 from pipeline.models.store import Models, load_models
+from pipeline.sections import SamplerConfig
 from tests.evaluating import UNET, WORDS, save_models, save_outputs, save_pairs
 
 MakeConfig = Callable[..., Config]
@@ -29,7 +30,11 @@ MakeConfig = Callable[..., Config]
 @pytest.fixture
 def models(tiny_config: MakeConfig, tmp_path: Path) -> Models:
     config = tiny_config()
-    return load_models(config, *save_models(config, tmp_path))
+    return load_models(
+        *save_models(config, tmp_path),
+        config[SamplerConfig].model_dump(),
+        torch.device("cpu"),
+    )
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from datamodules.files import write_json
 from datamodules.images import read_image
 from modules.metrics.fidelity import score_pair
-from pipeline.chain import RESTORER
 from pipeline.config import Config
 from pipeline.evaluation.inception import fid_of
 from pipeline.evaluation.methods import Input, Outputs
@@ -26,6 +25,7 @@ from pipeline.evaluation.samples import key_of
 from pipeline.evaluation.scoring import score
 from pipeline.evaluation.sets import read_sets
 from pipeline.stage import RECORD
+from pipeline.stages.train_restorer import STAGE as RESTORER
 from tests.evaluating import WORDS, save_outputs, save_pairs
 
 NONE = Perceptual(None, None, None, {})

@@ -16,11 +16,11 @@ import pytest
 
 from datamodules.images import read_image
 from modules.metrics.weight_files import NIQE_URL, hub_path
-from pipeline.chain import EVALUATION
 from pipeline.config import Config, ConfigError
 from pipeline.evaluation.methods import Restorations
 from pipeline.evaluation.outputs import BadOutputs
 from pipeline.stage import run_stage
+from pipeline.stages.evaluate import STAGE as EVALUATION
 from tests.conftest import TINY_RUN
 from tests.evaluating import save_models, save_outputs, save_pairs
 from tests.samples import many, write
