@@ -1,4 +1,4 @@
-"""What the command line names, as a list of photographs and where each restored one goes."""
+"""Which photographs the command line names, how to restore them, and where each one goes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,31 @@ class BadInput(ValueError):
     """Inputs that cannot be restored as they were named; the message says which and why."""
 
 
+class Settings(NamedTuple):
+    """How to restore: options of `Restorer.restore_pixels`, and what is written beside."""
+
+    degradation: str
+    steps: int | None
+    seed: int
+    tile: int | str | None
+    strength: float
+    candidates: int
+    compare: bool
+    save_steps: bool
+    format: str | None
+    """A suffix without its dot; None for each photograph's own format."""
+
+    @property
+    def figures(self) -> list[str]:
+        """Kinds of figures that are made of each photograph."""
+        kinds = {
+            "compare": self.compare,
+            "steps": self.save_steps,
+            "uncertainty": self.candidates > 1,
+        }
+        return [kind for kind, is_wanted in kinds.items() if is_wanted]
+
+
 class Job(NamedTuple):
     """A photograph, and the file to restore it to."""
 
@@ -30,27 +55,27 @@ class Job(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What came of the names."""
+    """The photographs that were named."""
 
     jobs: list[Job]
     faults: list[str]
-    """What is not there or cannot be read, a sentence for each."""
+    """A sentence for each name that does not exist or cannot be read."""
 
 
-def files_of(target: Path, candidates: int, sheets: Sequence[str]) -> list[Path]:
-    """All that is written of a photograph: its candidates, of which the target is the first, and
-    sheets of these kinds.
+def files_of(target: Path, candidates: int, figures: Sequence[str]) -> list[Path]:
+    """All files that are written for a photograph: its candidates, of which the target is the
+    first, and figures of these kinds.
     """
     further = [target.with_stem(f"{target.stem}-{n}") for n in range(2, candidates + 1)]
-    return [target, *further, *(sheet_of(target, kind) for kind in sheets)]
+    return [target, *further, *(figure_of(target, kind) for kind in figures)]
 
 
-def sheet_of(target: Path, kind: str) -> Path:
-    """The file of a picture about a restoration."""
+def figure_of(target: Path, kind: str) -> Path:
+    """The file of a figure about a restoration."""
     return target.with_name(f"{target.name}.{kind}.png")
 
 
-def check_files(jobs: Sequence[Job], candidates: int, sheets: Sequence[str]) -> None:
+def check_files(jobs: Sequence[Job], candidates: int, figures: Sequence[str]) -> None:
     """Refuse what would be written twice, or over a photograph that is to be restored.
 
     Raises:
@@ -60,7 +85,7 @@ def check_files(jobs: Sequence[Job], candidates: int, sheets: Sequence[str]) -> 
     writers: dict[Path, Path] = {}
     alike: dict[str, Path] = {}
     for job in jobs:
-        for path in files_of(job.target, candidates, sheets):
+        for path in files_of(job.target, candidates, figures):
             other = writers.setdefault(path, job.source)
             if other != job.source:
                 raise BadInput(f"{other} and {job.source} would both be restored to {path}")
@@ -68,8 +93,8 @@ def check_files(jobs: Sequence[Job], candidates: int, sheets: Sequence[str]) -> 
             if like != path and _takes_for_one(path):
                 raise BadInput(
                     f"{writers[like]} and {job.source} would both be restored to {path}: this disk "
-                    "takes names for one that differ in case or in how accents are stored; restore "
-                    "them to two folders"
+                    "does not distinguish names by case or by how accents are stored; restore them "
+                    "to two folders"
                 )
             if _real(path) in sources:
                 raise BadInput(f"{path} would be overwritten; choose another output folder")
@@ -88,7 +113,7 @@ def _folded(name: str) -> str:
 
 
 def _takes_for_one(path: Path) -> bool:
-    """Whether the disk that a file will be on takes names for one that are the same folded."""
+    """Whether the disk of a future file does not distinguish names that are the same folded."""
     return _folds(next(folder for folder in path.absolute().parents if folder.is_dir()))
 
 
@@ -131,7 +156,9 @@ def find_jobs(
     faults: list[str] = []
     for named, is_line in _names(inputs, lines):
         if "\0" in named:
-            raise BadInput("zero bytes between names; give one a line, as find without -print0")
+            raise BadInput(
+                "names are separated by zero bytes; give one a line, as find without -print0"
+            )
         if is_line and (place(Path(named)) in made or _is_same(Path(named), output)):
             continue
         found = _expanded(named, output, made)
