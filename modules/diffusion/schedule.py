@@ -104,7 +104,10 @@ def make_noise_schedule(
             f"unknown noise schedule {noise_schedule!r}; choose one of {sorted(NOISE_SCHEDULES)}"
         )
     if T < 1 or lambda_ <= 0 or not 0 < eps < 1:
-        raise ValueError(f"need T >= 1, lambda > 0, 0 < eps < 1; got {T=}, {lambda_=}, {eps=}")
+        raise ValueError(
+            "need num_timesteps >= 1, lambda_ > 0 and 0 < eps < 1; got "
+            f"{num_timesteps=}, {lambda_=}, {eps=}"
+        )
     theta = NOISE_SCHEDULES[noise_schedule](T, dtype)
     Theta = torch.cumsum(theta, dim=0) - theta[0]
     dt = float(-1 / Theta[-1] * math.log(eps))

@@ -55,7 +55,7 @@ def find_timestep_spacing(name: str) -> TimestepSpacing:
     """
     if name not in TIMESTEP_SPACINGS:
         raise ValueError(
-            f"unknown time grid {name!r}; choose one of: {', '.join(TIMESTEP_SPACINGS)}"
+            f"unknown timestep spacing {name!r}; choose one of: {', '.join(TIMESTEP_SPACINGS)}"
         )
     return TIMESTEP_SPACINGS[name]
 
