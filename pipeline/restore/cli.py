@@ -28,11 +28,11 @@ RECORD = ".restored.jsonl"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; its exit status."""
+    """Run the command; returns the exit status."""
     chosen = _parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names in an encoding it does not have
+            stream.reconfigure(errors="backslashreplace")  # names that its encoding does not have
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no .part files are left
     try:
@@ -90,7 +90,7 @@ def _run(chosen: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110  (Path's raises an error of too long a name)
 
 
@@ -116,14 +116,14 @@ class Record:
                 continue
 
     def made(self) -> set[Path]:
-        """The `place` of each file that was made, or begun, and of the record itself."""
+        """The `place` of each file that was made or begun, and of the record itself."""
         from pipeline.restore.paths import place
 
         return {place(self._path.parent / name) for name in (*self._done, self._path.name)}
 
     def has(self, job: Job) -> bool:
         """Whether the photograph has not changed since it was restored with these settings."""
-        return _is_there(job.target) and self._done.get(self._name(job.target)) == self._entry(job)
+        return _exists(job.target) and self._done.get(self._name(job.target)) == self._entry(job)
 
     def check_foreign(self, jobs: list[Job]) -> None:
         """Refuse to overwrite files that this command has not made.
@@ -132,7 +132,7 @@ class Record:
             ValueError: there is such a file.
         """
         for path in self._files(jobs):
-            if _is_there(path) and self._name(path) not in self._done:
+            if _exists(path) and self._name(path) not in self._done:
                 raise ValueError(
                     f"{path} already exists and was not made by this command; choose another "
                     "output folder, or give --overwrite"
@@ -153,7 +153,7 @@ class Record:
             yield from files_of(job.target, self._settings.candidates, self._settings.figures)
 
     def _write(self, entries: list[dict[str, Any]]) -> None:
-        # Each begins a line: the one before may have been cut off.
+        # Each starts a new line, since the one before may be incomplete.
         text = "".join(f"\n{json.dumps(entry)}" for entry in entries)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import math
 import re
 import struct
@@ -24,6 +25,7 @@ from datamodules.images import BadImage, pillow_faults
 
 pyvips.block_untrusted_set(True)
 pyvips.cache_set_max(0)  # photographs are read once each
+logging.getLogger("pyvips").setLevel(logging.ERROR)  # it reports its threads
 
 Canvas = NDArray[Any]
 """An RGB image `[H, W, 3]`: uint8 in 0..255, uint16 in 0..65535, or float32 in [0, 1]."""
@@ -274,22 +276,23 @@ def _encode(photograph: Photograph, pixels: Canvas, format: str) -> tuple[bytes,
     if alpha is not None:
         array = np.concatenate([array, alpha[..., None]], axis=2)
     is_wide = pixels.dtype == np.uint16
-    held = HELD_WIDE[format] if is_wide else HELD[format]
-    held = held - {name for name in photograph.kept if _has_no_room(photograph, name, format)}
-    kept = {name: value for name, value in photograph.kept.items() if name in held}
-    if lost := [NAMES[name] for name in photograph.kept if name not in held]:
+    kept = {
+        name: value
+        for name, value in photograph.kept.items()
+        if _is_held(name, value, format, is_wide, photograph.is_grey)
+    }
+    if lost := [NAMES[name] for name in photograph.kept if name not in kept]:
         remarks.append(f"not kept in a {format} of {8 * pixels.itemsize} bits: {', '.join(lost)}")
     return (_encode_wide if is_wide else _encode_narrow)(array, format, kept), tuple(remarks)
 
 
-def _has_no_room(photograph: Photograph, name: str, format: str) -> bool:
-    value = photograph.kept[name]
-    if format == "JPEG":
-        return name in ROOM and len(value) > ROOM[name]
-    is_wide = photograph.pixels.dtype == np.uint16 and format in WIDE
+def _is_held(name: str, value: Any, format: str, is_wide: bool, is_grey: bool) -> bool:
+    """Whether a format holds these metadata."""
     if is_wide and name == "icc_profile":  # libvips drops one that does not fit the colours
-        return bool((value[16:20] == b"GRAY") != photograph.is_grey)
-    return False
+        return bool((value[16:20] == b"GRAY") == is_grey)
+    if format == "JPEG" and name in ROOM:
+        return len(value) <= ROOM[name]
+    return name in (HELD_WIDE if is_wide else HELD)[format]
 
 
 def _encode_narrow(array: NDArray[Any], format: str, kept: dict[str, Any]) -> bytes:

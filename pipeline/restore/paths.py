@@ -15,7 +15,7 @@ from datamodules.images import SUFFIXES
 
 STDIN = "-"
 BYTE_ORDER_MARK = "\ufeff"
-"""What some editors put before a text."""
+"""What some editors put at the start of a text file."""
 
 
 class BadInput(ValueError):
@@ -76,7 +76,7 @@ def figure_of(target: Path, kind: str) -> Path:
 
 
 def check_files(jobs: Sequence[Job], candidates: int, figures: Sequence[str]) -> None:
-    """Refuse what would be written twice, or over a photograph that is to be restored.
+    """Refuse files that would be written twice, or over a photograph that is to be restored.
 
     Raises:
         BadInput: there is such a file.
@@ -90,7 +90,7 @@ def check_files(jobs: Sequence[Job], candidates: int, figures: Sequence[str]) ->
             if other != job.source:
                 raise BadInput(f"{other} and {job.source} would both be restored to {path}")
             like = alike.setdefault(_folded(str(path)), path)
-            if like != path and _takes_for_one(path):
+            if like != path and _is_folding(path):
                 raise BadInput(
                     f"{writers[like]} and {job.source} would both be restored to {path}: this disk "
                     "does not distinguish names by case or by how accents are stored; restore them "
@@ -101,19 +101,19 @@ def check_files(jobs: Sequence[Job], candidates: int, figures: Sequence[str]) ->
 
 
 def place(path: Path) -> Path:
-    """A name by which a file is compared with others: links to its folder and `..` are followed,
-    the file itself is not, where it is a link.
+    """A file's name for comparisons: without `..` and links in its folder, but not followed itself
+    where it is a link.
     """
     return _real(path.parent) / path.name
 
 
 def _folded(name: str) -> str:
-    """The same for names that differ in case or in how accents are stored."""
+    """A name without the differences of case and of how accents are stored."""
     return unicodedata.normalize("NFC", name.lower())
 
 
-def _takes_for_one(path: Path) -> bool:
-    """Whether the disk of a future file does not distinguish names that are the same folded."""
+def _is_folding(path: Path) -> bool:
+    """Whether the disk of a future file does not distinguish names that fold to the same."""
     return _folds(next(folder for folder in path.absolute().parents if folder.is_dir()))
 
 
@@ -135,7 +135,7 @@ def find_jobs(
     """List the photographs to restore, each once.
 
     A folder's photographs keep their sub-folders; hidden files and what lies in the output
-    folder are passed over, and what patterns and `lines` name of what was made before.
+    folder are skipped, and so are files made before that patterns or `lines` name.
 
     Args:
         inputs: files, folders, patterns such as `scans/**/*.tif`, or `-` for names in `lines`.
@@ -181,7 +181,7 @@ def _add(jobs: dict[Path, Path], source: Path, target: Path) -> None:
 
 
 def _names(inputs: Sequence[str], lines: Iterable[str]) -> Iterator[tuple[str, bool]]:
-    """What is named, and whether by a line."""
+    """The names, and whether each comes from a line."""
     for named in inputs:
         if named == STDIN:
             names = (line.removeprefix(BYTE_ORDER_MARK).rstrip("\r\n") for line in lines)
@@ -233,13 +233,13 @@ def _in_folder(folder: Path, output: Path) -> Found:
 
 
 def _real(path: Path) -> Path:
-    """Where links lead; Path.resolve raises an error of links that lead in a circle."""
+    """The file that links lead to; unlike Path.resolve, no error for circular links."""
     return Path(os.path.realpath(path))
 
 
 def _is_same(path: Path, other: Path) -> bool:
-    """Whether two names are of one file or folder."""
+    """Whether two paths are one file or folder."""
     try:
         return path.samefile(other)
-    except OSError:  # one is not there
+    except OSError:  # one does not exist
         return False

@@ -75,9 +75,9 @@ def _row(pictures: Sequence[tuple[str, NDArray[np.uint8]]]) -> Image.Image:
     height, width, _ = pictures[0][1].shape
     size = max(11, min(28, width // 14))
     bar, step = size + 2 * GAP, width + GAP
-    sheet = Image.new("RGB", (len(pictures) * step - GAP, height + bar), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
+    row = Image.new("RGB", (len(pictures) * step - GAP, height + bar), "white")
+    draw, font = ImageDraw.Draw(row), ImageFont.load_default(size)
     for i, (label, picture) in enumerate(pictures):
         draw.text((i * step + GAP, GAP // 2), label, fill="black", font=font)
-        sheet.paste(Image.fromarray(picture), (i * step, bar))
-    return sheet
+        row.paste(Image.fromarray(picture), (i * step, bar))
+    return row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 import re
 import struct
 import zlib
@@ -138,6 +139,12 @@ def write_png(path: Path, array: np.ndarray, *chunks: bytes) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(framed))
 
 
+def test_nothing_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    cv2.imwrite(str(tmp_path / "a.png"), wide(3))
+    assert again(tmp_path / "a.png", "TIFF")[0] and not caplog.records
+
+
 def test_grey_with_alpha_of_sixteen_bits_stays_grey(tmp_path: Path) -> None:
     array = wide(2)
     write_png(tmp_path / "a.png", array)
@@ -184,6 +191,17 @@ def test_metadata_goes_into_a_png_of_sixteen_bits(tmp_path: Path) -> None:
         assert made.info["XML:com.adobe.xmp"].encode() == XMP
     _, remarks = encode_photograph(found._replace(kept=kept), found.pixels, "TIFF")
     assert remarks == ("not kept in a TIFF of 16 bits: EXIF",)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_profile_that_does_not_fit_sixteen_bits_of_grey_is_reported(
+    format: str, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), wide(1))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    found = read_photograph(tmp_path / "a.png")._replace(kept={"icc_profile": profile})
+    _, remarks = encode_photograph(found, found.pixels, format)
+    assert remarks == (f"not kept in a {format} of 16 bits: the colour profile",)
 
 
 @pytest.mark.parametrize("format", FORMATS)
