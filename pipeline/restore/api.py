@@ -23,7 +23,8 @@ from modules.inference.restore import Denoiser, make_sampling
 from modules.inference.tiling import SMALLEST, Window, count_tiles
 from pipeline.models.store import load_pair
 from pipeline.restore.canvas import OnCall, Work, deviation, restore_canvas
-from pipeline.restore.pictures import Canvas, Given, Picture, check_canvas, open_picture
+from pipeline.restore.image_io import Canvas
+from pipeline.restore.pictures import Given, Picture, check_canvas, open_picture
 from pipeline.restore.prompt import parse_choice, steer
 
 MOST_SEED = 2**63

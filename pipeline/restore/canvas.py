@@ -17,7 +17,7 @@ from modules.diffusion.samplers import sample
 from modules.inference.noise import canvas_noise
 from modules.inference.restore import Denoiser, Sampling
 from modules.inference.tiling import Window, tiled
-from pipeline.restore.pictures import LEVELS, Canvas
+from pipeline.restore.image_io import LEVELS, Canvas
 
 OnCall = Callable[[Window, Tensor], None]
 """Told after each network call: the tile, and the x_0 `[1, 3, h, w]` it predicts there."""
