@@ -38,6 +38,16 @@ class State(NamedTuple):
     prediction: Prediction
 
 
+class Problem(NamedTuple):
+    """What a sampler solves."""
+
+    schedule: NoiseSchedule
+    model: Model
+    mu: Tensor
+    """Degraded images `[B, C, H, W]`."""
+    noise: Noise
+
+
 class Sampler(ABC):
     """One way of taking steps; deterministic samplers draw no noise."""
 
@@ -45,24 +55,13 @@ class Sampler(ABC):
     """The most states of the history that a step reads."""
 
     @abstractmethod
-    def step(
-        self,
-        schedule: NoiseSchedule,
-        model: Model,
-        mu: Tensor,
-        history: Sequence[State],
-        s: int,
-        noise: Noise,
-    ) -> Tensor:
+    def step(self, problem: Problem, history: Sequence[State], s: int) -> Tensor:
         """The state x_s.
 
         Args:
-            schedule: the noise schedule.
-            model: for samplers that call the network within a step, too.
-            mu: degraded images `[B, C, H, W]`.
+            problem: what is solved; its model may be called within a step, too.
             history: the states visited last, at most `history_size`; the current one is the last.
             s: the timestep to reach, below the current one.
-            noise: draws standard normal noise.
         """
 
     def network_calls(self, num_steps: int) -> int:
@@ -77,17 +76,9 @@ SAMPLERS: Registry[type[Sampler]] = Registry("sampler")
 class SdeSampler(Sampler):
     """Euler-Maruyama on the reverse SDE."""
 
-    def step(
-        self,
-        schedule: NoiseSchedule,
-        model: Model,
-        mu: Tensor,
-        history: Sequence[State],
-        s: int,
-        noise: Noise,
-    ) -> Tensor:
+    def step(self, problem: Problem, history: Sequence[State], s: int) -> Tensor:
         """One step; draws noise."""
-        t, x_t, prediction = history[-1]
+        (schedule, _, mu, noise), (t, x_t, prediction) = problem, history[-1]
         score = sde.score(schedule, prediction.epsilon, t)
         return sde.reverse_sde_step(schedule, x_t, mu, score, t, s, noise(x_t))
 
@@ -96,17 +87,9 @@ class SdeSampler(Sampler):
 class OdeSampler(Sampler):
     """Euler on the probability-flow ODE."""
 
-    def step(
-        self,
-        schedule: NoiseSchedule,
-        model: Model,
-        mu: Tensor,
-        history: Sequence[State],
-        s: int,
-        noise: Noise,
-    ) -> Tensor:
+    def step(self, problem: Problem, history: Sequence[State], s: int) -> Tensor:
         """One step, deterministic."""
-        t, x_t, prediction = history[-1]
+        (schedule, _, mu, _), (t, x_t, prediction) = problem, history[-1]
         score = sde.score(schedule, prediction.epsilon, t)
         return sde.reverse_ode_step(schedule, x_t, mu, score, t, s)
 
@@ -115,17 +98,9 @@ class OdeSampler(Sampler):
 class PosteriorSampler(Sampler):
     """A draw of q(x_s | x_t, x_0) in closed form; exact for any s < t given the right x_0."""
 
-    def step(
-        self,
-        schedule: NoiseSchedule,
-        model: Model,
-        mu: Tensor,
-        history: Sequence[State],
-        s: int,
-        noise: Noise,
-    ) -> Tensor:
+    def step(self, problem: Problem, history: Sequence[State], s: int) -> Tensor:
         """One step; draws noise but for s = 0, where its standard deviation is 0."""
-        t, x_t, (x_0, _) = history[-1]
+        (schedule, _, mu, noise), (t, x_t, (x_0, _)) = problem, history[-1]
         if s == 0:
             return sde.posterior_mean(schedule, x_t, x_0, mu, t, s)
         return sde.posterior_step(schedule, x_t, x_0, mu, t, s, noise(x_t))
@@ -149,18 +124,9 @@ class DdimSampler(Sampler):
             raise ValueError(f"eta must be in 0..1, got {eta}")
         self.eta = eta
 
-    def step(
-        self,
-        schedule: NoiseSchedule,
-        model: Model,
-        mu: Tensor,
-        history: Sequence[State],
-        s: int,
-        noise: Noise,
-    ) -> Tensor:
+    def step(self, problem: Problem, history: Sequence[State], s: int) -> Tensor:
         """One step of first order."""
-        x_0 = history[-1].prediction.x_0
-        return _update(schedule, mu, history[-1], x_0, s, self.eta, noise)
+        return _update(problem, history[-1], history[-1].prediction.x_0, s, self.eta)
 
 
 @SAMPLERS.register("dpmpp_2m")
@@ -170,17 +136,10 @@ class Dpmpp2mSampler(Sampler):
     history_size = 2
     eta: ClassVar[float] = 0
 
-    def step(
-        self,
-        schedule: NoiseSchedule,
-        model: Model,
-        mu: Tensor,
-        history: Sequence[State],
-        s: int,
-        noise: Noise,
-    ) -> Tensor:
+    def step(self, problem: Problem, history: Sequence[State], s: int) -> Tensor:
         """One step of second order, of first order at the start and at the end."""
-        return _update(schedule, mu, history[-1], _midway(schedule, history, s), s, self.eta, noise)
+        x_0 = _midway(problem.schedule, history, s)
+        return _update(problem, history[-1], x_0, s, self.eta)
 
 
 @SAMPLERS.register("dpmpp_2m_sde")
@@ -199,21 +158,13 @@ class HeunSampler(Sampler):
     network calls a step, and one in the last step, to s = 0.
     """
 
-    def step(
-        self,
-        schedule: NoiseSchedule,
-        model: Model,
-        mu: Tensor,
-        history: Sequence[State],
-        s: int,
-        noise: Noise,
-    ) -> Tensor:
+    def step(self, problem: Problem, history: Sequence[State], s: int) -> Tensor:
         """An Euler step, which is DDIM's, corrected by the derivative where it ends:
 
         x_s = x_s' + alpha_s (sigma_s - sigma_t) (noise' - noise) / 2,    sigma_t / sigma_s = exp(h)
         """
-        now = history[-1]
-        x_s = _update(schedule, mu, now, now.prediction.x_0, s, 0, noise)
+        (schedule, model, mu, _), now = problem, history[-1]
+        x_s = _update(problem, now, now.prediction.x_0, s, eta=0)
         if s == 0:
             return x_s
         change = model(x_s, mu, s).epsilon - now.prediction.epsilon
@@ -225,9 +176,7 @@ class HeunSampler(Sampler):
         return 2 * num_steps - 1
 
 
-def _update(
-    schedule: NoiseSchedule, mu: Tensor, now: State, x_0: Tensor, s: int, eta: float, noise: Noise
-) -> Tensor:
+def _update(problem: Problem, now: State, x_0: Tensor, s: int, eta: float) -> Tensor:
     """From t to s along the bridge to x_0, with eta of the reverse SDE's noise z:
 
         x_s = mu + k sigma_bar_s / sigma_bar_t (x_t - mu) + alpha_s (1 - k r) (x_0 - mu)
@@ -236,6 +185,7 @@ def _update(
     with r = exp(-h), h the rise of the half-log-SNR, and k^2 = 1 - eta^2 (1 - r^2). At s = 0,
     where h is infinite, r and sigma_bar_s are 0, and x_s is x_0.
     """
+    schedule, _, mu, noise = problem
     h = _rise(schedule, now.t, s)
     r, drawn = torch.exp(-h), -torch.expm1(-2 * h)
     k = torch.sqrt(1 - eta**2 + (eta * r) ** 2)
@@ -283,37 +233,25 @@ def make_sampler(name: str, eta: float = 0) -> Sampler:
 
 
 def sample_states(
-    sampler: Sampler,
-    schedule: NoiseSchedule,
-    model: Model,
-    x: Tensor,
-    mu: Tensor,
-    times: list[int],
-    noise: Noise,
+    sampler: Sampler, problem: Problem, x: Tensor, times: list[int]
 ) -> Iterator[Tensor]:
     """Yield the state at each of `times` after the first, starting from x at times[0].
 
     Raises:
         ValueError: `times` do not fall strictly, or leave 0..T.
     """
-    if times != sorted({t for t in times if 0 <= t <= schedule.T}, reverse=True):
-        raise ValueError(f"times must fall strictly and stay within 0..{schedule.T}, got {times}")
+    T = problem.schedule.T
+    if times != sorted({t for t in times if 0 <= t <= T}, reverse=True):
+        raise ValueError(f"times must fall strictly and stay within 0..{T}, got {times}")
     history: collections.deque[State] = collections.deque(maxlen=sampler.history_size)
     for t, s in itertools.pairwise(times):
-        history.append(State(t, x, model(x, mu, t)))
-        x = sampler.step(schedule, model, mu, history, s, noise)
+        history.append(State(t, x, problem.model(x, problem.mu, t)))
+        x = sampler.step(problem, history, s)
         yield x
 
 
-def sample(
-    sampler: Sampler,
-    schedule: NoiseSchedule,
-    model: Model,
-    mu: Tensor,
-    times: list[int],
-    noise: Noise,
-) -> Tensor:
-    """Draw restorations of the degraded images mu `[B, C, H, W]`.
+def sample(sampler: Sampler, problem: Problem, times: list[int]) -> Tensor:
+    """Draw restorations of the degraded images.
 
     Returns:
         Images `[B, C, H, W]`, not clamped to [0, 1].
@@ -321,8 +259,9 @@ def sample(
     Raises:
         ValueError: `times` do not fall strictly from T to 0.
     """
-    if len(times) < 2 or times[0] != schedule.T or times[-1] != 0:
-        raise ValueError(f"times must lead from {schedule.T} to 0, got {times}")
-    x_T = sde.prior(schedule, mu, noise(mu))
-    states = sample_states(sampler, schedule, model, x_T, mu, times, noise)
+    T, mu = problem.schedule.T, problem.mu
+    if len(times) < 2 or times[0] != T or times[-1] != 0:
+        raise ValueError(f"times must lead from {T} to 0, got {times}")
+    x_T = sde.prior(problem.schedule, mu, problem.noise(mu))
+    states = sample_states(sampler, problem, x_T, times)
     return collections.deque(states, maxlen=1).pop()

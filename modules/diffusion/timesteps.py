@@ -30,8 +30,8 @@ def uniform_timesteps(schedule: NoiseSchedule, num_steps: int) -> list[int]:
 def log_snr_timesteps(schedule: NoiseSchedule, num_steps: int) -> list[int]:
     """As evenly spaced in half-log-SNR as distinct whole numbers allow.
 
-    The half-log-SNR is infinite at t = 0, so the spacing is that of `num_steps` equal intervals from T
-    to 1, in which 0 then takes the place of 1: the last step is the one interval without a length.
+    The half-log-SNR is infinite at t = 0, so the spacing is that of `num_steps` equal intervals
+    from T to 1, in which 0 then takes the place of 1: the last step has no finite length.
     Where the spacing is finer than whole times are, which is first near 0, it takes every time.
     """
     T = schedule.T

@@ -125,8 +125,8 @@ def _trainings(config: Config) -> list[Training]:
             begin, end = (datetime.fromisoformat(record[name]) for name in ("started", "finished"))
             minutes = (end - begin).total_seconds() / 60 if record.get("starts", 1) == 1 else None
             settings = record["config"][stage.name]
-            afresh = settings["weights"] is None
-            trainings.append(Training(stage.name, settings["steps"], minutes, afresh))
+            afresh = settings["init_from"] is None
+            trainings.append(Training(stage.name, settings["max_steps"], minutes, afresh))
     return trainings
 
 

@@ -104,4 +104,4 @@ def check(config: Config) -> None:
 
 def _validation_sampling(config: Config) -> Sampling:
     calls = min(config.restorer.val_num_steps, config.sampler.num_steps)
-    return make_sampling(**vars(config.sampler) | {"calls": calls})
+    return make_sampling(**vars(config.sampler) | {"num_steps": calls})

@@ -120,7 +120,7 @@ def time_rows(models: Models, side: int, rounds: int) -> list[Row]:
             part,
             "network calls, reference / default",
             "x",
-            [REFERENCE.calls / ours.calls],
+            [REFERENCE.num_steps / ours.num_steps],
             FEWER_CALLS,
         ),
         *(Row(part, name, "s/image", times) for name, times in seconds.items()),

@@ -29,13 +29,13 @@ def test_every_experiment_composes(experiment: str, logger: str) -> None:
     assert config.run_dir == f"outputs/{experiment}"
 
 
-@pytest.mark.parametrize("source", ["folder", "synthetic", "embedded", "benchmarks", "ready"])
+@pytest.mark.parametrize("source", ["folder", "synthetic", "embedded", "benchmarks", "existing"])
 def test_every_source_can_be_chosen(source: str) -> None:
     root = {
         "folder": NEEDS_ROOT,
         "benchmarks": NEEDS_ROOT,
         "synthetic": ["shards.source.photos.root=/data"],
-        "ready": ["shards.source.url=/data"],
+        "existing": ["shards.source.url=/data"],
     }.get(source, [])
     config = load_config(["experiment=universal", f"source={source}", *root])
     check_targets(config)
@@ -46,9 +46,9 @@ def test_universal_is_the_published_recipe() -> None:
     config = load_config(["experiment=universal", *NEEDS_ROOT])
     assert config.clip.architecture == "ViT-B-32"
     assert config.clip.weights == "laion2b_s34b_b79k"
-    assert (config.restorer.steps, config.restorer.batch_size) == (700_000, 16)
+    assert (config.restorer.max_steps, config.restorer.batch_size) == (700_000, 16)
     assert config.restorer.prediction_type == "epsilon"
-    assert config.restorer.optimizer["lr"] * config.restorer.min_lr_share == pytest.approx(1e-6)
+    assert config.restorer.optimizer["lr"] * config.restorer.min_lr_ratio == pytest.approx(1e-6)
     assert config.process.lambda_ * 255 == pytest.approx(50)
 
 
@@ -79,16 +79,16 @@ def test_misspelt_key_in_a_file_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         target = copy / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         text = path.read_text(encoding="utf-8")
-        target.write_text(text.replace("  patch: 64", "  pach: 64"), encoding="utf-8")
+        target.write_text(text.replace("  patch_size: 64", "  pach_size: 64"), encoding="utf-8")
     monkeypatch.setattr("pipeline.config.files", lambda package: copy)
-    with pytest.raises(ConfigError, match=r"restorer\.pach"):
+    with pytest.raises(ConfigError, match=r"restorer\.pach_size"):
         load_config([])
 
 
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("+network.widht=3", r"restorer\.network\.widht"),
+        ("+network.widht=3", r"network\.widht"),
         ("restorer.optimizer._target_=torch.optim.AdamX", r"restorer\.optimizer\._target_"),
         ("+shards.source.photos.vall=[]", r"shards\.source\.photos\.vall"),
     ],
@@ -151,9 +151,9 @@ def test_every_experiment_names_a_sampler_and_a_grid(experiment: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sampler.name=Posterior", "sampling: unknown sampler 'Posterior'"),
-        ("sampler.timestep_spacing=even", "sampling: unknown time grid 'even'"),
-        ("sampler.eta=2", "sampling: .*eta"),
+        ("sampler.name=Posterior", "sampler: unknown sampler 'Posterior'"),
+        ("sampler.timestep_spacing=even", "sampler: unknown timestep spacing 'even'"),
+        ("sampler.eta=2", "sampler: .*eta"),
     ],
 )
 def test_a_wrong_sampler_stops_every_stage(override: str, message: str) -> None:
@@ -183,8 +183,8 @@ def test_patch_that_cannot_be_cut_of_the_view_is_refused(
             ["restorer.loss=mathcing"],
             "unknown loss 'mathcing'; choose one of: matching",
         ),
-        ("restorer", ["restorer.prediction_type=nois"], "unknown prediction target 'nois'"),
-        ("restorer", ["process.noise_schedule=cosin"], "unknown SDE schedule 'cosin'"),
+        ("restorer", ["restorer.prediction_type=nois"], "unknown prediction type 'nois'"),
+        ("restorer", ["process.noise_schedule=cosin"], "unknown noise schedule 'cosin'"),
         ("restorer", ["network.width=33"], "width must be even"),
         (
             "restorer",
@@ -214,7 +214,7 @@ def test_precision_that_does_not_train_is_refused(
         tiny_config(f"trainer.precision={name}")
 
 
-@pytest.mark.parametrize("override", ["ema_decay=99.5", "ema_decay=-0.1", "ema_every=0"])
+@pytest.mark.parametrize("override", ["ema_decay=99.5", "ema_decay=-0.1", "ema_update_every=0"])
 def test_average_that_cannot_be_is_refused(
     tiny_config: Callable[..., Config], override: str
 ) -> None:

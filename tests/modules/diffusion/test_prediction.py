@@ -77,5 +77,5 @@ def test_half_precision_outputs_are_used_in_float32(name: str) -> None:
 
 
 def test_unknown_name_is_answered_with_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"'epsilon'.*noise, data, velocity"):
-        prediction_type("epsilon")
+    with pytest.raises(ValueError, match=r"'noise'.*epsilon, sample, v_prediction"):
+        prediction_type("noise")

@@ -355,7 +355,9 @@ def test_unknown_schedule_is_named_with_the_choices() -> None:
         make_noise_schedule("cosin")
 
 
-@pytest.mark.parametrize("bad", [{"T": 0}, {"lambda_": 0.0}, {"eps": 0.0}, {"eps": 1.0}])
+@pytest.mark.parametrize(
+    "bad", [{"num_timesteps": 0}, {"lambda_": 0.0}, {"eps": 0.0}, {"eps": 1.0}]
+)
 def test_tables_out_of_range_are_refused(bad: dict[str, float]) -> None:
     (name, value), *_ = bad.items()
     with pytest.raises(ValueError, match=f"{name}={value}"):

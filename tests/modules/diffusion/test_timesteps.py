@@ -22,9 +22,9 @@ schedules = pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
 @schedules
 def test_times_fall_strictly_from_the_first_to_the_last(schedule: str, name: str) -> None:
     for T in (1, 2, 3, 20, 99, 100):
-        schedule = make_noise_schedule(schedule, num_timesteps=T)
+        made = make_noise_schedule(schedule, num_timesteps=T)
         for calls in range(1, T + 1):
-            times = find_timestep_spacing(name)(schedule, calls)
+            times = find_timestep_spacing(name)(made, calls)
             assert (times[0], times[-1], len(times)) == (T, 0, calls + 1)
             assert all(type(t) is int for t in times)
             assert all(t > s for t, s in itertools.pairwise(times))

@@ -41,7 +41,7 @@ PAIR = RELEASED["universal-ir"]
 CODE = """
 import sys
 from pipeline.models.store import BadModel, load_pair
-from pipeline.pretrained import find_model
+from pipeline.models.hub import find_model
 try:
     found = find_model(sys.argv[1])
 except BadModel as error:

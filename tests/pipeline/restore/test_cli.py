@@ -383,7 +383,7 @@ WRITER = """
 import signal, sys, time
 from pathlib import Path
 from datamodules.files import atomic_write
-from pipeline.restoration.work import _leave
+from pipeline.restore.runner import _leave
 
 class Slow(type(Path())):
     def with_name(self, name):
