@@ -100,16 +100,11 @@ def make_noise_schedule(
     """
     T, make_theta = num_timesteps, NOISE_SCHEDULES.find(noise_schedule)
     if T < 1 or lambda_ <= 0 or not 0 < eps < 1:
-<<<<<<< HEAD
-        raise ValueError(f"need T >= 1, lambda > 0, 0 < eps < 1; got {T=}, {lambda_=}, {eps=}")
-    theta = make_theta(T, dtype)
-=======
         raise ValueError(
             "need num_timesteps >= 1, lambda_ > 0 and 0 < eps < 1; got "
             f"{num_timesteps=}, {lambda_=}, {eps=}"
         )
-    theta = NOISE_SCHEDULES[noise_schedule](T, dtype)
->>>>>>> main
+    theta = make_theta(T, dtype)
     Theta = torch.cumsum(theta, dim=0) - theta[0]
     dt = float(-1 / Theta[-1] * math.log(eps))
     alpha = _exp(-Theta * dt)

@@ -11,6 +11,7 @@ import torch
 
 from datamodules.files import atomic_write, write_json
 from datamodules.images import encode_png
+from modules.inference.restore import RestorationModel
 from pipeline.chain import (
     EVALUATION,
     FIGURES,
@@ -35,7 +36,7 @@ from pipeline.evaluation.samples import Sample, key_of
 from pipeline.evaluation.sets import read_sets
 from pipeline.evaluation.summary import Summary, summarise
 from pipeline.evaluation.work import Job, measure
-from pipeline.models.store import Models, device_of, load_models
+from pipeline.models.store import device_of, load_models
 from pipeline.stage import describe, read_record
 from pipeline.stages.captions import use_gpu
 
@@ -58,7 +59,7 @@ def run(config: Config, folder: Path) -> None:
     use_gpu(rank.local)
     models = load_models(config, *evaluated_weights(config)) if config.evaluate.model else None
     check_ablations(config.evaluate.ablations, models and models.denoiser.network)
-    known = models.controller.words if models else None
+    known = models.encoder.words if models else None
     samples = read_sets(evaluated_sets(config), known)
     methods = _methods(config, models, samples, folder)
     perceptual = load_perceptual(device_of(config), with_fid=rank.rank == 0)
@@ -81,7 +82,7 @@ class Evaluated(NamedTuple):
     """All there is to report."""
 
     job: Job
-    models: Models | None
+    models: RestorationModel | None
     rows: list[Row]
     summary: Summary
 
@@ -136,7 +137,7 @@ def _check_names(config: Config) -> None:
 
 
 def _methods(
-    config: Config, models: Models | None, samples: list[Sample], folder: Path
+    config: Config, models: RestorationModel | None, samples: list[Sample], folder: Path
 ) -> dict[str, Method]:
     """All columns of the table, in order."""
     methods: dict[str, Method] = {INPUT: Input()}
@@ -186,7 +187,7 @@ def _report(config: Config, folder: Path, evaluated: Evaluated) -> None:
     )
 
 
-def _settings(config: Config, folder: Path, models: Models | None) -> dict[str, str]:
+def _settings(config: Config, folder: Path, models: RestorationModel | None) -> dict[str, str]:
     """What the figures were made with, for people to read."""
     settings = {"run": str(Path(config.run_dir).resolve()), "seed": str(config.seed)}
     for name, folder_of_set in evaluated_sets(config).items():

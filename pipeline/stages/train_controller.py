@@ -54,14 +54,7 @@ def run(config: Config, folder: Path) -> None:
             "shards that have both, or neither"
         )
     module = DaClipModule(
-        daclip,
-        words,
-        build(stage.optimizer),
-        lr_schedule_of(stage),
-        stage.degradation_targets,
-        (stage.crop_scale[0], stage.crop_scale[1]),
-        config.seed,
-        stage.crops_per_side,
+        daclip, stage, words, build(stage.optimizer), lr_schedule_of(stage), config.seed
     )
     trainer = fit(config, stage, folder, module, data, "degradation_accuracy", [Confusion()])
     if trainer.is_global_zero:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from datamodules.augment import RandomPatch
 from datamodules.batch import collate
 from datamodules.datamodule import RestorationDataModule
-from modules.diffusion.losses import find_loss
-from modules.diffusion.prediction import prediction_type
+from modules.diffusion.losses import LOSSES
+from modules.diffusion.prediction import PREDICTION_TYPES
 from modules.diffusion.schedule import make_noise_schedule
 from modules.inference.restore import Denoiser, Sampling, make_sampling
-from modules.networks.unet import ConditionalUNet
+from modules.networks import build_network, set_gradient_checkpointing
 from pipeline.chain import SHARDS, WEIGHTS, controller_weights
 from pipeline.config import Config, ConfigError, build
 from pipeline.evaluation.perceptual import training_scores
-from pipeline.models.store import build_network, load_controller, save_restorer, start_from
+from pipeline.models.store import load_controller, save_restorer, start_from
 from pipeline.training.callbacks import EmaCallback, Samples
 from pipeline.training.restorer_module import RestorerModule
 from pipeline.training.trainer import check_processes, fit, lr_schedule_of
@@ -43,26 +44,22 @@ def run(config: Config, folder: Path) -> None:
     )
     torch.manual_seed(config.seed)
     schedule = make_noise_schedule(**vars(config.process))
-    network = build_network(config.network)
+    network = _network(config)
     if stage.init_from:
         start_from(Path(stage.init_from), network)
-    if isinstance(network, ConditionalUNet):
-        network.recompute = stage.gradient_checkpointing
+    set_gradient_checkpointing(network, stage.gradient_checkpointing)
     if config.trainer.compile:
         network.compile()
     module = RestorerModule(
-        Denoiser(network, schedule, prediction_type(stage.prediction_type)),
+        Denoiser(network, schedule, PREDICTION_TYPES.find(stage.prediction_type)),
         load_controller(controller_weights(config)),
-        stage.loss,
+        stage,
         build(stage.optimizer),
         lr_schedule_of(stage),
         _validation_sampling(config),
         training_scores(),
         data.words("val"),
         config.seed,
-        stage.timestep_power,
-        stage.patch_size if stage.context_size else None,
-        (stage.text_prompt_prob, stage.swapped_prompt_prob),
     )
     average = EmaCallback(stage.ema_decay, stage.ema_update_every)
     trainer = fit(config, stage, folder, module, data, "val_psnr", [average, Samples(folder)])
@@ -87,19 +84,25 @@ def check(config: Config) -> None:
             "cannot be cut of it"
         )
     try:
-        find_loss(stage.loss)
-        prediction_type(stage.prediction_type)
+        LOSSES.find(stage.loss)
+        PREDICTION_TYPES.find(stage.prediction_type)
         T, sampling = make_noise_schedule(**vars(config.process)).T, _validation_sampling(config)
         with torch.device("meta"):
-            build_network(config.network)
+            set_gradient_checkpointing(_network(config), stage.gradient_checkpointing)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"stage (b) cannot be trained so: {error}") from error
     if sampling.num_steps > T:
         raise ConfigError(
-            f"validation takes {sampling.num_steps} network calls an image, the lower of "
+            f"validation takes {sampling.num_steps} steps an image, the lower of "
             f"restorer.val_num_steps and sampler.num_steps; with process.num_timesteps={T} there "
             f"can be {T} at most"
         )
+
+
+def _network(config: Config) -> nn.Module:
+    """The network to train; the user's settings may name a class of an installed package."""
+    package = str(config.network.get("_target_", "")).partition(".")[0]
+    return build_network(config.network, allow=[package] if package else [])
 
 
 def _validation_sampling(config: Config) -> Sampling:

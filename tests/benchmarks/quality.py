@@ -13,10 +13,10 @@ from tqdm import tqdm
 from modules.clip.daclip import Embeddings
 from modules.diffusion.samplers import SAMPLERS
 from modules.diffusion.timesteps import TIMESTEP_SPACINGS
+from modules.inference.restore import RestorationModel as Models
 from modules.inference.restore import Sampling, restore
 from modules.metrics.fidelity import ImageScores, quantise, score_pair
 from pipeline.evaluation.samples import Sample, key_of, noise_seed
-from pipeline.models.store import Models
 
 FEW, MANY = (1, 2, 3, 5, 8, 12, 20), (50, 100)
 REFERENCE = ("posterior", "uniform")
@@ -104,7 +104,7 @@ class _Image(NamedTuple):
 def _look(models: Models, sample: Sample, seed: int) -> _Image:
     pixels, clean = _tensors(sample)
     degraded = pixels[None].to(models.device).float() / 255
-    embeddings = models.controller.embed(degraded)
+    embeddings = models.encoder.embed(degraded)
     return _Image(models, degraded, clean, embeddings, noise_seed(seed, sample))
 
 

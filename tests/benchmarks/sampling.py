@@ -22,10 +22,11 @@ from modules.clip.daclip import Embeddings
 from modules.diffusion.samplers import posterior_step
 from modules.diffusion.timesteps import uniform_timesteps
 from modules.inference.restore import Denoiser, Sampling, restore
+from modules.inference.restore import RestorationModel as Models
 from pipeline.chain import SHARDS
 from pipeline.config import load_config
 from pipeline.evaluation.sets import read_sets
-from pipeline.models.store import Models, load_models
+from pipeline.models.store import load_models
 from tests.benchmarks.machine import load, machine
 from tests.benchmarks.plain import make_plain
 from tests.benchmarks.plot import CallsPanel, figure
@@ -67,7 +68,7 @@ def main() -> None:
     config = load_config(arguments.overrides)
     facts = machine({}) | {"threads": torch.get_num_threads(), "run": config.run_dir}
     models = load_models(config)
-    everything = read_sets({"validation": SHARDS.folder(config)}, models.controller.words)
+    everything = read_sets({"validation": SHARDS.folder(config)}, models.encoder.words)
     samples = some_of_each(everything, arguments.images)
     facts["images"] = f"{len(samples)} of the run's validation"
     before = degraded_quality(samples)

@@ -17,11 +17,11 @@ from datamodules.degradations import WORDS
 from modules.clip.daclip import DaClip, build_daclip
 from modules.clip.encoder import DaClipEncoder
 from modules.clip.losses import info_nce, multi_positive
-from modules.clip.preprocess import clip_view, random_clip_view
+from modules.clip.preprocess import clip_preprocess, random_clip_preprocess
 from modules.diffusion import sde
 from modules.diffusion.losses import LOSSES
-from modules.diffusion.prediction import prediction_type
-from modules.diffusion.samplers import sampler
+from modules.diffusion.prediction import PREDICTION_TYPES
+from modules.diffusion.samplers import make_sampler
 from modules.diffusion.schedule import make_noise_schedule
 from modules.diffusion.timesteps import sample_timesteps
 from modules.inference.restore import Denoiser, Sampling
@@ -101,7 +101,7 @@ def _plain_controller(work: Work, daclip: DaClip) -> Step:
 
     def loss() -> Tensor:
         generators = draw_generators(torch.device("cpu"), SEED, batch.number)
-        view = random_clip_view(batch.lq, daclip.image_size, scale, generators, batch.size)
+        view = random_clip_preprocess(batch.lq, daclip.image_size, scale, generators, batch.size)
         content, degradation = (normalize(x, dim=-1) for x in daclip(view))
         logit_scale = daclip.logit_scale.exp()
         pair = degradation, texts(batch.degradation), logit_scale
@@ -122,13 +122,13 @@ def _our_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
         Denoiser(
             network,
             make_noise_schedule(**vars(config.process)),
-            prediction_type(stage.prediction_type),
+            PREDICTION_TYPES.find(stage.prediction_type),
         ),
         DaClipEncoder(daclip, WORDS),
         stage.loss,
         build(stage.optimizer),
         lambda step: 1.0,
-        Sampling(sampler(config.sampler.name), num_steps=1),
+        Sampling(make_sampler(config.sampler.name), num_steps=1),
         {},
         WORDS,
         SEED,
@@ -143,7 +143,7 @@ def _plain_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
     schedule = make_noise_schedule(**vars(work.config.process)).to(work.device)
     batch, meaning, compare = (
         make_batch(work),
-        prediction_type(stage.prediction_type),
+        PREDICTION_TYPES.find(stage.prediction_type),
         LOSSES[stage.loss],
     )
 
@@ -156,7 +156,7 @@ def _plain_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
         noise = draw_noise(host if mu.device.type == "cpu" else device, mu)
         x_t = sde.diffuse(schedule, x_0, mu, t, noise)
         with torch.no_grad():
-            content, degradation = daclip(clip_view(mu, daclip.image_size))
+            content, degradation = daclip(clip_preprocess(mu, daclip.image_size))
         F = network(x_t, mu, t, degradation, content)
         return compare(schedule, meaning(schedule, F, x_t, mu, t), x_t, x_0, mu, t).mean()
 
@@ -201,7 +201,7 @@ def _unet_outputs(work: Work, network: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def _embeddings(work: Work, daclip: DaClip) -> Tensor:
-    view = clip_view(make_batch(work).lq, daclip.image_size)
+    view = clip_preprocess(make_batch(work).lq, daclip.image_size)
     return torch.cat(daclip(view))
 
 

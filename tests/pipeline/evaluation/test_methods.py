@@ -13,14 +13,15 @@ from torch.nn.functional import normalize
 
 from datamodules.images import read_image
 from modules.clip.daclip import Embeddings
-from modules.clip.preprocess import clip_view
+from modules.clip.preprocess import clip_preprocess
+from modules.inference.restore import RestorationModel as Models
 from modules.inference.restore import restore
 from modules.networks.unet import ConditionalUNet
 from pipeline.config import Config, ConfigError
 from pipeline.evaluation.ablations import ABLATIONS, Seen, check_ablations
 from pipeline.evaluation.methods import Input, Loaded, Outputs, Restorations
 from pipeline.evaluation.sets import read_sets
-from pipeline.models.store import Models, load_models
+from pipeline.models.store import load_models
 from tests.evaluating import UNET, WORDS, save_models, save_outputs, save_pairs
 
 MakeConfig = Callable[..., Config]
@@ -42,7 +43,7 @@ def loaded(tmp_path: Path) -> Loaded:
 
 def seen(models: Models, loaded: Loaded) -> Seen:
     assert loaded.clean is not None
-    embeddings = models.controller.embed(loaded.degraded.float() / 255)
+    embeddings = models.encoder.embed(loaded.degraded.float() / 255)
     return Seen([s.task for s in loaded.samples], loaded.clean.float() / 255, embeddings)
 
 
@@ -132,7 +133,7 @@ def test_pixels_that_are_no_number_are_named(
 def test_ablations_replace_one_embedding_each(models: Models, loaded: Loaded) -> None:
     given = seen(models, loaded)
     same = given.embeddings
-    daclip = models.controller.daclip
+    daclip = models.encoder.daclip
     _, true_word = ABLATIONS["true_word"](models, given)
     assert true_word.content is same.content
     text = daclip.encode_text(daclip.tokenize(["hazy", "rainy"]))
@@ -143,9 +144,9 @@ def test_ablations_replace_one_embedding_each(models: Models, loaded: Loaded) ->
     _, clean = ABLATIONS["clean_content"](models, given)
     assert clean.degradation is same.degradation
     assert given.clean is not None
-    own = daclip.clip.encode_image(clip_view(given.clean, daclip.image_size))
+    own = daclip.clip.encode_image(clip_preprocess(given.clean, daclip.image_size))
     assert torch.equal(clean.content, own)
-    assert not torch.allclose(own, daclip(clip_view(given.clean, daclip.image_size)).content)
+    assert not torch.allclose(own, daclip(clip_preprocess(given.clean, daclip.image_size)).content)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_model_is_what_restore_does(models: Models, loaded: Loaded, tmp_path: Pa
     from datamodules.sources.base import stable_seed
 
     mu = loaded.degraded.float() / 255
-    embeddings: Embeddings = models.controller.embed(mu)
+    embeddings: Embeddings = models.encoder.embed(mu)
     seeds = [stable_seed(0, s.task, s.name) for s in loaded.samples]
     with torch.inference_mode():
         expected = restore(models.denoiser, embeddings, mu, models.sampling, seeds)

@@ -21,6 +21,7 @@ import torch
 
 from datamodules.files import file_hash
 from pipeline.config import Config
+from pipeline.models import hub as pretrained
 from pipeline.models.hub import (
     ABOUT,
     CONVERTED,
@@ -32,7 +33,6 @@ from pipeline.models.hub import (
 )
 from pipeline.models.publish import CARD, export, main, push
 from pipeline.models.store import BadModel, load_pair
-from pipeline.models import hub as pretrained
 from tests.evaluating import save_models
 from tests.released_files import save_released_controller, save_released_restorer
 
