@@ -86,7 +86,7 @@ def set_gradient_checkpointing(network: nn.Module, enabled: bool) -> None:
         ValueError: it is to be on, and the network has no such switch.
     """
     if hasattr(network, "gradient_checkpointing"):
-        network.gradient_checkpointing = enabled
+        network.gradient_checkpointing = enabled  # type: ignore[assignment]
     elif enabled:
         raise ValueError(
             f"the network {type(network).__name__} has no attribute gradient_checkpointing; "

@@ -10,10 +10,11 @@ from typing import Any
 import gradio as gr
 
 from datamodules.images import SUFFIXES
+from modules.inference.restore import Tile
 from pipeline.app.results import KEPT
 from pipeline.app.service import Refused, Service, preview
 from pipeline.app.turns import Cancelled
-from pipeline.restore.api import Options, Tile
+from pipeline.restore.api import Options
 from pipeline.restore.prompt import AUTO
 
 TITLE = "Restore a photograph"

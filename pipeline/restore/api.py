@@ -234,8 +234,9 @@ class Restorer:
         )
         model, planes = self.model, _planes(pixels)
         sampling = model.sampling._replace(num_steps=steps or self.steps)
-        side = tile_side(model, *pixels.shape[:2], tile)
-        tiles = count_tiles(*pixels.shape[:2], side)
+        height, width, _ = pixels.shape
+        side = tile_side(model, height, width, tile)
+        tiles = count_tiles(height, width, side)
         calls = tiles * sampling.network_calls * candidates
         embeddings = model.embed(planes)
         prompted = prompt_embeddings(model.encoder, embeddings, choice)

@@ -78,15 +78,7 @@ def _our_controller(work: Work, daclip: DaClip) -> Step:
     stage = work.config.controller
     if work.fast:
         daclip.compile()
-    module = DaClipModule(
-        daclip,
-        WORDS,
-        build(stage.optimizer),
-        lambda step: 1.0,
-        stage.degradation_targets,
-        (stage.crop_scale[0], stage.crop_scale[1]),
-        SEED,
-    )
+    module = DaClipModule(daclip, stage, WORDS, build(stage.optimizer), lambda step: 1.0, SEED)
     return _ours(work, module, daclip, lambda: _embeddings(work, daclip))
 
 
@@ -125,7 +117,7 @@ def _our_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
             PREDICTION_TYPES.find(stage.prediction_type),
         ),
         DaClipEncoder(daclip, WORDS),
-        stage.loss,
+        stage,
         build(stage.optimizer),
         lambda step: 1.0,
         Sampling(make_sampler(config.sampler.name), num_steps=1),
@@ -144,7 +136,7 @@ def _plain_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
     batch, meaning, compare = (
         make_batch(work),
         PREDICTION_TYPES.find(stage.prediction_type),
-        LOSSES[stage.loss],
+        LOSSES.find(stage.loss),
     )
 
     def loss() -> Tensor:

@@ -16,7 +16,7 @@ from datamodules.images import Pixels, read_image
 from modules.inference import device as machine
 from modules.inference.restore import make_sampling
 from modules.inference.tiling import count_tiles
-from pipeline.app.service import Service
+from pipeline.app.service import Limits, Service
 from pipeline.chain import EVALUATION
 from pipeline.config import Config, RestorerConfig
 from pipeline.models.hub import find_model
@@ -42,7 +42,7 @@ def by_python(model: Path, image: Path) -> Pixels:
 
 
 def by_page(model: Path, image: Path, folder: Path) -> Pixels:
-    service = Service(Restorer.from_pretrained(model, device="cpu"), folder)
+    service = Service(Restorer.from_pretrained(model, device="cpu"), folder, Limits())
     found = service.restore(image, "me", Options(seed=SEED), lambda done, total: None)
     return read_image(found.file)
 
