@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.config import Config
-from pipeline.sections import TrainerConfig
+from pipeline.training.sections import TrainerConfig
 
 if TYPE_CHECKING:
     import torch

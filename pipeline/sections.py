@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 from pydantic import Field
 
-from pipeline.config import AsText, Config, ConfigError, Node, Section, Text
+from pipeline.config import Config, ConfigError, Section, Text
 
 
 class DataConfig(Section, name="data"):
@@ -15,23 +13,6 @@ class DataConfig(Section, name="data"):
     task_weights: dict[str, int]
     val_batch_size: int = Field(ge=1)
     max_skipped_fraction: float = Field(ge=0)
-
-
-class TrainingConfig(Section):
-    """What both trainings are told."""
-
-    init_from: str | None
-    max_steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    accumulate_grad_batches: int = Field(ge=1)
-    color_jitter: float = Field(ge=0)
-    gradient_clip_val: float | None = Field(gt=0)
-    warmup_steps: int = Field(ge=0)
-    min_lr_ratio: float = Field(ge=0, le=1)
-    val_every_n_steps: int = Field(ge=1)
-    val_images_per_task: int = Field(ge=1)
-    final_weights: Literal["last", "best"]
-    optimizer: Node
 
 
 class SamplerConfig(Section, name="sampler"):
@@ -55,17 +36,6 @@ class SamplerOverrides(Section):
         """The sampler with these settings in place of its own."""
         given = {name: value for name, value in self.model_dump().items() if value is not None}
         return sampler.model_copy(update=given)
-
-
-class TrainerConfig(Section, name="trainer"):
-    """Where and how training runs."""
-
-    accelerator: str
-    devices: int | str | list[int]
-    num_nodes: int = Field(ge=1)
-    precision: Annotated[Literal["auto", "32-true", "32", "bf16-mixed", "bf16"], AsText]
-    compile: bool
-    log_every_n_steps: int = Field(ge=1)
 
 
 class LoggerConfig(Section, name="logger"):
@@ -105,20 +75,6 @@ class ClusterConfig(Section, name="cluster"):
     controller: JobConfig
     restorer: JobConfig
     evaluate: JobConfig
-
-
-def check_batch(config: Config, section: type[TrainingConfig], processes: int) -> None:
-    """Check that a training stage's batch can be shared out evenly.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    size = config[section].batch_size
-    if size % processes:
-        raise ConfigError(
-            f"{section.section}.batch_size={size} images cannot be shared out evenly to "
-            f"{processes} processes; take a multiple"
-        )
 
 
 def check_sampler(config: Config) -> None:

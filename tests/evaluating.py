@@ -15,7 +15,8 @@ from pipeline.config import Config
 from pipeline.evaluation.rows import Row
 from pipeline.models.publish import export
 from pipeline.models.store import save_controller, save_restorer
-from pipeline.stages.train_restorer import ProcessConfig, RestorerConfig
+from pipeline.stages.train_restorer import ProcessConfig
+from pipeline.training.sections import RestorerConfig
 from tests.conftest import photograph
 
 WORDS = ("hazy", "noisy", "rainy")

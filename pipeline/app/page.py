@@ -10,8 +10,9 @@ from typing import Any
 import gradio as gr
 
 from datamodules.images import SUFFIXES
+from modules.inference.restore import Tile
 from pipeline.app.service import KEPT, PREVIEW, Cancelled, Refused, Service
-from pipeline.restore.api import Options, Tile
+from pipeline.restore.api import Options
 from pipeline.restore.prompt import AUTO
 from pipeline.restore.visualize import thumbnail
 

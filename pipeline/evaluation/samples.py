@@ -8,7 +8,6 @@ from typing import NamedTuple, Protocol
 
 from datamodules.images import BadImage, Pixels, image_size, read_image
 from datamodules.shards.reader import SampleAddress
-from datamodules.sources.base import stable_seed
 
 
 class Pair(NamedTuple):
@@ -59,11 +58,6 @@ class Sample(Protocol):
 def key_of(sample: Sample) -> str:
     """`DATASET/TASK/NAME`, unique in an evaluation."""
     return f"{sample.dataset}/{sample.task}/{sample.name}"
-
-
-def noise_seed(seed: int, sample: Sample) -> int:
-    """Of the noise that a sample is restored from, whatever set or batch it is in."""
-    return stable_seed(seed, sample.task, sample.name)
 
 
 @dataclass(frozen=True)

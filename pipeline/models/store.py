@@ -9,21 +9,21 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from hydra.utils import get_object
 from torch import Tensor, nn
 
 from datamodules.files import atomic_write, file_hash
+from modules import networks
 from modules.clip.daclip import DaClip, build_daclip
 from modules.clip.encoder import DaClipEncoder
-from modules.diffusion.prediction import prediction_type
+from modules.diffusion.prediction import PREDICTION_TYPES
 from modules.diffusion.schedule import make_noise_schedule
 from modules.inference.device import is_out_of_memory
-from modules.inference.restore import Denoiser, Sampling, make_sampling
+from modules.inference.restore import Denoiser, RestorationModel, make_sampling, place_model
 from modules.reference.daclip import load_reference_checkpoint
 from modules.reference.released import controller_as_ours, kind_of, restorer_as_ours
 from pipeline.errors import BadModel
@@ -32,23 +32,11 @@ from pipeline.legacy import current_model
 FORMAT = "daclip-lightning/1"
 CONTROLLER, RESTORER = "controller", "restorer"
 """The kinds of files."""
-UNET = "modules.networks.unet.ConditionalUNet"
-NETWORK_PACKAGE = "modules."
-"""Where a network named in a file may come from."""
-
-
-class Models(NamedTuple):
-    """What restores."""
-
-    controller: DaClipEncoder
-    denoiser: Denoiser
-    sampling: Sampling
-    device: torch.device
 
 
 def load_models(
     controller: Path, restorer: Path, sampler: Mapping[str, Any], device: torch.device
-) -> Models:
+) -> RestorationModel:
     """The models that restore, on a device.
 
     Args:
@@ -69,7 +57,7 @@ def load_models(
             f"{restorer} takes 1 to {denoiser.schedule.T} steps an image, not num_steps="
             f"{sampling.num_steps}"
         )
-    return Models(encoder.to(device), denoiser.to(device), sampling, device)
+    return place_model(encoder, denoiser, sampling, device)
 
 
 def load_pair(controller_path: Path, restorer_path: Path) -> tuple[DaClipEncoder, Denoiser]:
@@ -80,7 +68,7 @@ def load_pair(controller_path: Path, restorer_path: Path) -> tuple[DaClipEncoder
     """
     denoiser = load_restorer(restorer_path, controller_path)
     controller = load_controller(controller_path)
-    taken, given = getattr(denoiser.network, "context_dim", None), controller.daclip.embed_dim
+    taken, given = networks.describe(denoiser.network).context_dim, controller.daclip.embed_dim
     if taken not in (None, given):
         raise BadModel(
             f"{restorer_path} takes embeddings of {taken} numbers, and {controller_path} gives "
@@ -147,7 +135,7 @@ def load_restorer(path: Path, controller: Path) -> Denoiser:
         return Denoiser(
             network,
             make_noise_schedule(**about["process"]),
-            prediction_type(about["prediction_type"]),
+            PREDICTION_TYPES.find(about["prediction_type"]),
         )
 
 
@@ -184,28 +172,15 @@ def start_from(path: Path, network: nn.Module) -> None:
 
 
 def build_network(node: Mapping[str, Any]) -> nn.Module:
-    """Make a restorer network, in the memory format its convolutions are fastest in.
+    """Make a restorer network of ours; see `modules.networks.build_network`.
 
     Raises:
-        BadModel: its class is not one of ours, or does not take these arguments.
+        BadModel: it is none of ours, or does not take these arguments.
     """
-    node = {"_target_": UNET, **node} if node.get("name") == "unet" else node
-    target = str(node["_target_"])
-    kind = get_object(target) if target.startswith(NETWORK_PACKAGE) else None
-    # A name may lead through one of our modules to anything it imports, hence the second look;
-    # and the arguments are plain values: a `_target_` among them is not followed.
-    if (
-        not isinstance(kind, type)
-        or not issubclass(kind, nn.Module)
-        or not kind.__module__.startswith(NETWORK_PACKAGE)
-    ):
-        raise BadModel(f"network {target!r} is no network class of {NETWORK_PACKAGE}*")
-    arguments = {name: value for name, value in node.items() if name not in ("_target_", "name")}
     try:
-        network: nn.Module = kind(**arguments)
-    except TypeError as error:
-        raise BadModel(f"network {target}: {error}; it was made by another version") from error
-    return network.to(memory_format=torch.channels_last)
+        return networks.build_network(node)
+    except ValueError as error:
+        raise BadModel(str(error)) from error
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], kind: str, about: Mapping[str, Any]) -> None:

@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.config import Config, ConfigError, Section
 from pipeline.preemption import NOTE, STOPPED
-from pipeline.sections import ClusterConfig, JobConfig, TrainerConfig, TrainingConfig, check_batch
+from pipeline.sections import ClusterConfig, JobConfig
+from pipeline.training.sections import TrainerConfig, TrainingConfig, check_batch
 
 PLAIN = re.compile(r"/[\w./+,=@:~-]*")
 """Paths that SLURM takes as they are."""

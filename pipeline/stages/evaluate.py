@@ -21,12 +21,12 @@ from pipeline.stage import Stage, describe, read_record
 from pipeline.stages import shards, train_controller, train_restorer
 
 if TYPE_CHECKING:
+    from modules.inference.restore import RestorationModel
     from pipeline.evaluation.methods import Method
     from pipeline.evaluation.rows import Row
     from pipeline.evaluation.samples import Sample
     from pipeline.evaluation.summary import Summary
     from pipeline.evaluation.work import Job
-    from pipeline.models.store import Models
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def _run(config: Config, folder: Path) -> None:
         files = evaluated_model(config)
         models = load_models(files.controller, files.restorer, files.sampler, device_of(config))
     check_ablations(settings.ablations, models and models.denoiser.network)
-    known = models.controller.words if models else None
+    known = models.encoder.words if models else None
     samples = read_sets(evaluated_sets(config), known)
     methods = _methods(config, models, samples, folder)
     perceptual = load_perceptual(device_of(config), with_fid=rank.rank == 0)
@@ -138,7 +138,7 @@ class Evaluated(NamedTuple):
     """All there is to report."""
 
     job: Job
-    models: Models | None
+    models: RestorationModel | None
     rows: list[Row]
     summary: Summary
 
@@ -207,7 +207,7 @@ def _check_names(config: Config) -> None:
 
 
 def _methods(
-    config: Config, models: Models | None, samples: list[Sample], folder: Path
+    config: Config, models: RestorationModel | None, samples: list[Sample], folder: Path
 ) -> dict[str, Method]:
     """All columns of the table, in order."""
     from pipeline.evaluation.methods import INPUT, MODEL, Input, Outputs, Restorations
@@ -267,7 +267,7 @@ def _report(config: Config, folder: Path, evaluated: Evaluated) -> None:
     )
 
 
-def _settings(config: Config, folder: Path, models: Models | None) -> dict[str, str]:
+def _settings(config: Config, folder: Path, models: RestorationModel | None) -> dict[str, str]:
     """What the figures were made with, for people to read."""
     settings = {"run": str(config.run_dir.resolve()), "seed": str(config.seed)}
     for name, folder_of_set in evaluated_sets(config).items():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from pipeline.config import Config, ConfigError, Section, build
-from pipeline.sections import DataConfig, TrainerConfig, TrainingConfig, check_sampler
+from pipeline.sections import DataConfig, check_sampler
 from pipeline.stage import Stage
 from pipeline.stages import captions, shards
+from pipeline.training.sections import ControllerConfig, TrainerConfig
 
 WEIGHTS = "model.safetensors"
 
@@ -21,14 +20,6 @@ class ClipConfig(Section, name="clip"):
     architecture: str | dict[str, Any]
     weights: str | None
     train: bool
-
-
-class ControllerConfig(TrainingConfig, name="controller"):
-    """Stage (a)."""
-
-    degradation_targets: Literal["identity", "multi_positive"]
-    crop_scale: list[float] = Field(min_length=2, max_length=2)
-    crops_per_side: int = Field(ge=1)
 
 
 def controller_weights(config: Config) -> Path:
@@ -97,14 +88,7 @@ def _run(config: Config, folder: Path) -> None:
             "shards that have both, or neither"
         )
     module = DaClipModule(
-        daclip,
-        words,
-        build(settings.optimizer),
-        lr_schedule_of(settings),
-        settings.degradation_targets,
-        (settings.crop_scale[0], settings.crop_scale[1]),
-        config.seed,
-        settings.crops_per_side,
+        daclip, settings, words, build(settings.optimizer), lr_schedule_of(settings), config.seed
     )
     trainer = fit(config, settings, folder, module, data, "degradation_accuracy", [Confusion()])
     if trainer.is_global_zero:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
-
-from pydantic import Field, model_validator
+from typing import TYPE_CHECKING
 
 from pipeline.config import Config, ConfigError, Section, build
-from pipeline.sections import (
-    DataConfig,
-    SamplerConfig,
-    TrainerConfig,
-    TrainingConfig,
-    check_sampler,
-)
+from pipeline.sections import DataConfig, SamplerConfig, check_sampler
 from pipeline.stage import Stage
 from pipeline.stages import shards, train_controller
+from pipeline.training.sections import RestorerConfig, TrainerConfig
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from modules.inference.restore import Sampling
 
 WEIGHTS = train_controller.WEIGHTS
@@ -31,37 +26,6 @@ class ProcessConfig(Section, name="process"):
     num_timesteps: int
     lambda_: float
     eps: float
-
-
-class RestorerConfig(TrainingConfig, name="restorer"):
-    """Stage (b)."""
-
-    patch_size: int = Field(ge=1)
-    context_size: int | None
-    gradient_checkpointing: bool
-    prediction_type: str
-    loss: str
-    timestep_power: float = Field(ge=0)
-    text_prompt_prob: float = Field(ge=0, le=1)
-    swapped_prompt_prob: float = Field(ge=0, le=1)
-    ema_decay: float = Field(ge=0, le=1)
-    ema_update_every: int = Field(ge=1)
-    val_num_steps: int = Field(ge=1)
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        """Refuse settings that contradict each other."""
-        if self.context_size is not None and self.context_size < self.patch_size:
-            raise ValueError(
-                f"restorer.context_size={self.context_size} is smaller than "
-                f"restorer.patch_size={self.patch_size}, which is cropped from it"
-            )
-        if (total := self.text_prompt_prob + self.swapped_prompt_prob) > 1:
-            raise ValueError(
-                "restorer.text_prompt_prob and restorer.swapped_prompt_prob are probabilities that "
-                f"sum to at most 1, got {total:g}"
-            )
-        return self
 
 
 def restorer_weights(config: Config) -> Path:
@@ -79,27 +43,27 @@ def _check(config: Config) -> None:
     """
     import torch
 
-    from modules.diffusion.losses import find_loss
-    from modules.diffusion.prediction import prediction_type
+    from modules.diffusion.losses import LOSSES
+    from modules.diffusion.prediction import PREDICTION_TYPES
     from modules.diffusion.schedule import make_noise_schedule
-    from pipeline.models.store import build_network
+    from modules.networks import set_gradient_checkpointing
     from pipeline.training.trainer import check_processes
 
     check_processes(config, RestorerConfig)
     check_sampler(config)
     settings = config[RestorerConfig]
     try:
-        find_loss(settings.loss)
-        prediction_type(settings.prediction_type)
+        LOSSES.find(settings.loss)
+        PREDICTION_TYPES.find(settings.prediction_type)
         T = make_noise_schedule(**config[ProcessConfig].model_dump()).T
         sampling = _validation_sampling(config)
         with torch.device("meta"):
-            build_network(config.network)
+            set_gradient_checkpointing(_network(config), settings.gradient_checkpointing)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"stage (b) cannot be trained with these settings: {error}") from error
     if sampling.num_steps > T:
         raise ConfigError(
-            f"validation takes {sampling.num_steps} network calls an image, the lower of "
+            f"validation takes {sampling.num_steps} steps an image, the lower of "
             f"restorer.val_num_steps and sampler.num_steps; with process.num_timesteps={T} there "
             f"can be {T} at most"
         )
@@ -112,12 +76,12 @@ def _run(config: Config, folder: Path) -> None:
     from datamodules.augment import RandomPatch
     from datamodules.batch import collate
     from datamodules.datamodule import RestorationDataModule
-    from modules.diffusion.prediction import prediction_type
+    from modules.diffusion.prediction import PREDICTION_TYPES
     from modules.diffusion.schedule import make_noise_schedule
     from modules.inference.restore import Denoiser
-    from modules.networks.unet import ConditionalUNet
+    from modules.networks import set_gradient_checkpointing
     from pipeline.evaluation.perceptual import training_scores
-    from pipeline.models.store import build_network, load_controller, save_restorer, start_from
+    from pipeline.models.store import load_controller, save_restorer, start_from
     from pipeline.training.callbacks import EmaCallback, Samples
     from pipeline.training.restorer_module import RestorerModule
     from pipeline.training.trainer import fit, lr_schedule_of
@@ -141,26 +105,22 @@ def _run(config: Config, folder: Path) -> None:
     )
     torch.manual_seed(config.seed)
     schedule = make_noise_schedule(**config[ProcessConfig].model_dump())
-    network = build_network(config.network)
+    network = _network(config)
     if settings.init_from:
         start_from(Path(settings.init_from), network)
-    if isinstance(network, ConditionalUNet):
-        network.recompute = settings.gradient_checkpointing
+    set_gradient_checkpointing(network, settings.gradient_checkpointing)
     if config[TrainerConfig].compile:
         network.compile()
     module = RestorerModule(
-        Denoiser(network, schedule, prediction_type(settings.prediction_type)),
+        Denoiser(network, schedule, PREDICTION_TYPES.find(settings.prediction_type)),
         load_controller(controller),
-        settings.loss,
+        settings,
         build(settings.optimizer),
         lr_schedule_of(settings),
         _validation_sampling(config),
         training_scores(),
         data.words("val"),
         config.seed,
-        settings.timestep_power,
-        settings.patch_size if settings.context_size else None,
-        (settings.text_prompt_prob, settings.swapped_prompt_prob),
     )
     average = EmaCallback(settings.ema_decay, settings.ema_update_every)
     trainer = fit(config, settings, folder, module, data, "val_psnr", [average, Samples(folder)])
@@ -171,6 +131,14 @@ def _run(config: Config, folder: Path) -> None:
             "process": config[ProcessConfig].model_dump(),
         }
         save_restorer(folder / WEIGHTS, network, about, controller)
+
+
+def _network(config: Config) -> nn.Module:
+    """The network to train; the user's settings may name a class of an installed package."""
+    from modules.networks import build_network
+
+    package = str(config.network.get("_target_", "")).partition(".")[0]
+    return build_network(config.network, allow=[package] if package else [])
 
 
 def _validation_sampling(config: Config) -> Sampling:

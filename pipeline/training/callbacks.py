@@ -178,8 +178,7 @@ class Samples(Callback):
         """Keep a task's first sample; the outputs are the restorations."""
         for i, word in enumerate(batch.degradation):
             if trainer.is_global_zero and batch.valid[i] and word not in self._shown:
-                restored = (outputs[i] * 255).round().to(torch.uint8)
-                images = (_middle(image) for image in (batch.lq[i], restored, batch.gt[i]))
+                images = (_middle(image) for image in (batch.lq[i], outputs[i], batch.gt[i]))
                 self._shown[word] = Shown(batch.key[i], *images)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:

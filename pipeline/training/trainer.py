@@ -18,7 +18,6 @@ from modules.inference.device import is_fast_in_bfloat16
 from pipeline.config import Config
 from pipeline.distributed import current_rank, device_of
 from pipeline.preemption import Stopped
-from pipeline.sections import TrainerConfig, TrainingConfig, check_batch
 from pipeline.training.callbacks import Throughput
 from pipeline.training.checkpoints import (
     LAST,
@@ -30,6 +29,7 @@ from pipeline.training.checkpoints import (
 from pipeline.training.guards import GradientClipping
 from pipeline.training.loggers import loggers
 from pipeline.training.optim import warmup_cosine
+from pipeline.training.sections import TrainerConfig, TrainingConfig, check_batch
 from pipeline.training.stop import GracefulStop
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from modules.clip.daclip import Embeddings
-from modules.diffusion.samplers import SAMPLERS
+from modules.diffusion.samplers import make_sampler
 from modules.diffusion.timesteps import TIMESTEP_SPACINGS
+from modules.inference.restore import RestorationModel as Models
 from modules.inference.restore import Sampling, restore
-from modules.metrics.fidelity import ImageScores, quantise, score_pair
-from pipeline.evaluation.samples import Sample, key_of, noise_seed
-from pipeline.models.store import Models
+from modules.metrics.fidelity import ImageScores, score_pair
+from pipeline.evaluation.samples import Sample, key_of
 
 FEW, MANY = (1, 2, 3, 5, 8, 12, 20), (50, 100)
 REFERENCE = ("posterior", "uniform")
@@ -65,7 +65,7 @@ def quality_by_calls(
         for name, grid in METHODS:
             points = curves.setdefault((name, grid), {})
             for count in [*few, *(many if (name, grid) == REFERENCE else ())]:
-                sampling = Sampling(SAMPLERS[name], count, TIMESTEP_SPACINGS[grid])
+                sampling = Sampling(make_sampler(name), count, TIMESTEP_SPACINGS[grid])
                 points[count] = _mean([image.score(sampling) for image in images])
                 progress.update(count)
     return curves
@@ -95,17 +95,14 @@ class _Image(NamedTuple):
 
     def score(self, sampling: Sampling) -> ImageScores:
         """Restore it and compare."""
-        denoiser = self.models.denoiser
-        with torch.inference_mode():
-            restored = restore(denoiser, self.embeddings, self.degraded, sampling, [self.seed])
-        return score_pair(quantise(restored)[0].cpu(), self.clean)
+        model = self.models._replace(sampling=sampling)
+        restored = restore(model, self.degraded, [self.seed], embeddings=self.embeddings)
+        return score_pair(restored[0], self.clean)
 
 
 def _look(models: Models, sample: Sample, seed: int) -> _Image:
     pixels, clean = _tensors(sample)
-    degraded = pixels[None].to(models.device).float() / 255
-    embeddings = models.controller.embed(degraded)
-    return _Image(models, degraded, clean, embeddings, noise_seed(seed, sample))
+    return _Image(models, pixels[None], clean, models.embed(pixels[None]), seed)
 
 
 def _tensors(sample: Sample) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from datamodules.shards.reader import ShardSet
 from datamodules.shards.writer import write_shards
 from pipeline.compose import load_config
 from pipeline.config import build
-from pipeline.stages.captions import CaptionsOfRun, captions_from_file
+from pipeline.written import CaptionsOfRun, captions_from_file
 from tests.conftest import form, paired_folder, photograph
 
 SOURCE = "train/hazy/GT/0048.png"

@@ -14,10 +14,11 @@ from modules.inference.restore import make_sampling
 from pipeline.chain import STAGES
 from pipeline.compose import load_config
 from pipeline.config import Config, ConfigError, build, check_targets
-from pipeline.sections import SamplerConfig, TrainerConfig, check_sampler
+from pipeline.sections import SamplerConfig, check_sampler
 from pipeline.stages.shards import ShardsConfig
 from pipeline.stages.train_controller import ClipConfig
-from pipeline.stages.train_restorer import ProcessConfig, RestorerConfig
+from pipeline.stages.train_restorer import ProcessConfig
+from pipeline.training.sections import RestorerConfig, TrainerConfig
 
 EXPERIMENTS = sorted(p.stem for p in (Path(conf.__file__).parent / "experiment").glob("*.yaml"))
 NEEDS_ROOT = ["shards.source.root=/data"]

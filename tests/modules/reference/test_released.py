@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from datamodules.degradations import WORDS
 from modules.clip.daclip import build_daclip
-from modules.clip.preprocess import clip_view
+from modules.clip.preprocess import clip_preprocess
 from modules.reference.unet import convert_unet
 from pipeline.config import Config
 from pipeline.models.store import BadModel, load_controller, load_models, load_restorer
@@ -44,7 +44,7 @@ def test_released_controller_sees_what_the_network_saw(controller: Path) -> None
     assert found.words == WORDS
     images = torch.rand((2, 3, 40, 48), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = daclip(clip_view(images, daclip.image_size))
+        expected = daclip(clip_preprocess(images, daclip.image_size))
     for one, other in zip(found.embed(images), expected, strict=True):
         assert torch.equal(one, other)
 
@@ -72,7 +72,7 @@ def test_safetensors_of_the_reference_are_taken(restorer: Path, controller: Path
 def test_both_work_together(tiny_config: MakeConfig, controller: Path, restorer: Path) -> None:
     models = load_models(controller, restorer, SAMPLER, CPU)
     images = torch.rand((1, 3, 40, 48), generator=torch.Generator().manual_seed(0))
-    e = models.controller.embed(images)
+    e = models.encoder.embed(images)
     found = models.denoiser.network(images, images, 50, e.degradation, e.content)
     assert torch.equal(models.denoiser(images, images, 50, e).epsilon, found)
 
@@ -126,7 +126,8 @@ def test_ours_goes_with_its_own_controller_only(
 ) -> None:
     config = tiny_config()
     own, restorer = save_models(config, tmp_path)
-    assert load_models(own, restorer, SAMPLER, CPU).controller.words == ("hazy", "noisy", "rainy")
+    words = load_models(own, restorer, SAMPLER, CPU).encoder.words
+    assert words == ("hazy", "noisy", "rainy")
     with pytest.raises(BadModel, match=r"was trained with another controller than .*daclip\.pt"):
         load_models(controller, restorer, SAMPLER, CPU)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from dataclasses import replace
 from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from modules.clip.daclip import build_daclip
 from modules.clip.encoder import DaClipEncoder
 from modules.diffusion.losses import LOSSES
-from modules.diffusion.prediction import Prediction, prediction_type
-from modules.diffusion.samplers import sampler
+from modules.diffusion.prediction import PREDICTION_TYPES, Prediction
+from modules.diffusion.samplers import make_sampler
 from modules.diffusion.schedule import NoiseSchedule, make_noise_schedule
 from modules.inference.restore import Denoiser, Sampling
 from modules.metrics.group_mean import GroupMean, bucket_of, by_group, time_buckets
@@ -25,12 +26,19 @@ from modules.networks.unet import ConditionalUNet
 from pipeline.training import callbacks
 from pipeline.training.callbacks import DataClock, Throughput
 from pipeline.training.daclip_module import DaClipModule
-from pipeline.training.draws import random_patches
+from pipeline.training.draws import random_crops
 from pipeline.training.loggers import WandbMetrics
 from pipeline.training.restorer_module import RestorerModule
+from pipeline.training.sections import ControllerConfig, RestorerConfig
+from tests.conftest import section
 from tests.pipeline.training.test_training import TINY_CLIP
 
 WORDS = ("hazy", "rainy", "snowy")
+SETTINGS = section(
+    RestorerConfig,
+    loss="matching", timestep_power=0.0, patch_size=40, context_size=None, text_prompt_prob=0.0,
+    swapped_prompt_prob=0.0,
+)  # fmt: skip
 Fake = namedtuple("Fake", "lq gt size caption degradation number valid key")
 
 
@@ -103,10 +111,10 @@ def restorer() -> RestorerModule:
     torch.manual_seed(0)
     network = ConditionalUNet(width=32, multipliers=(1, 1), context_dim=32)
     controller = DaClipEncoder(build_daclip(TINY_CLIP), WORDS)
-    denoiser = Denoiser(network, make_noise_schedule(), prediction_type("sample"))
-    sampling = Sampling(sampler("posterior"), num_steps=1)
+    denoiser = Denoiser(network, make_noise_schedule(), PREDICTION_TYPES.find("sample"))
+    sampling = Sampling(make_sampler("posterior"), num_steps=1)
     module = RestorerModule(
-        denoiser, controller, "matching", lambda groups: None, lambda step: 1.0, sampling,  # type: ignore[arg-type,return-value]
+        denoiser, controller, SETTINGS, lambda groups: None, lambda step: 1.0, sampling,  # type: ignore[arg-type,return-value]
         SCORES, WORDS, seed=0,
     )  # fmt: skip
     module.logged = {}  # type: ignore[assignment]
@@ -145,10 +153,10 @@ def test_losses_of_single_images_average_to_that_of_the_batch(
 
 def test_controller_sees_more_than_the_patch_that_is_trained_on(restorer: RestorerModule) -> None:
     seen: list[torch.Tensor] = []
-    embed = restorer._controller.embed
-    restorer._controller.embed = lambda mu: (seen.append(mu), embed(mu))[1]  # type: ignore[method-assign,func-returns-value]
+    embed = restorer._encoder.embed
+    restorer._encoder.embed = lambda mu: (seen.append(mu), embed(mu))[1]  # type: ignore[method-assign,func-returns-value]
     restorer.network.register_forward_hook(lambda network, args, F: seen.append(args[1]))
-    restorer._patch = 24
+    restorer._settings = replace(SETTINGS, patch_size=24, context_size=40)
     samples = batch("hazy", "rainy")
     restorer.training_step(samples, 0)
     whole, patch = seen
@@ -163,18 +171,19 @@ def test_a_share_of_the_images_is_told_by_words_or_by_others(
     samples = batch(*["hazy", "snowy"] * 20)
     conditions: list[torch.Tensor] = []
     restorer.network.register_forward_hook(lambda network, args, F: conditions.append(args[3]))
-    for restorer._told in ((0.0, 0.0), told):
+    for text, swapped in ((0.0, 0.0), told):
+        restorer._settings = replace(SETTINGS, text_prompt_prob=text, swapped_prompt_prob=swapped)
         restorer.training_step(samples, 0)
     seen, mixed = conditions
     changed = (seen != mixed).any(dim=1)
     assert 10 <= changed.sum() <= 30
-    texts = restorer._controller.embed_texts(samples.degradation) * seen.norm(dim=1, keepdim=True)
+    texts = restorer._encoder.embed_texts(samples.degradation) * seen.norm(dim=1, keepdim=True)
     expected = texts if told[0] else seen.roll(1, 0)
     torch.testing.assert_close(mixed[changed], expected[changed])
 
 
 def test_word_that_the_controller_does_not_know_is_named(restorer: RestorerModule) -> None:
-    restorer._told = (1.0, 0.0)
+    restorer._settings = replace(SETTINGS, text_prompt_prob=1.0)
     with pytest.raises(ValueError, match="does not know foggy, but hazy, rainy, snowy"):
         restorer.training_step(batch("hazy", "foggy"), 0)
 
@@ -184,7 +193,7 @@ def test_patches_of_both_images_lie_in_the_same_place() -> None:
     places = set()
     for draw in range(200):
         generators = [torch.Generator().manual_seed(2 * draw + i) for i in range(2)]
-        patches, same = random_patches(24, generators, images, -images)
+        patches, same = random_crops(24, generators, images, -images)
         assert torch.equal(patches, -same)
         assert patches.shape == (2, 3, 24, 24)
         place = int(patches[0, 0, 0, 0])
@@ -200,7 +209,7 @@ def test_validation_scores_tasks_and_leaves_padding_out(restorer: RestorerModule
     restored = restorer.validation_step(samples, 0)
     restorer.on_validation_epoch_end()
     logged = restorer.logged
-    clean, degraded = samples.gt.float() / 255, samples.lq.float() / 255
+    clean, degraded, restored = (x.float() / 255 for x in (samples.gt, samples.lq, restored))
     for key, images in (("val_psnr", restored), ("val_psnr_degraded", degraded)):
         each = psnr(images, clean)
         assert logged[key] == pytest.approx(each[:3].mean().item())
@@ -211,27 +220,20 @@ def test_validation_scores_tasks_and_leaves_padding_out(restorer: RestorerModule
     assert restorer.restored.counts.sum() == 0
 
 
-@pytest.mark.parametrize(("target", "exact"), [("epsilon", True), ("sample", False)])
-def test_a_network_that_predicts_noise_is_validated_in_float32(
-    restorer: RestorerModule, target: str, exact: bool
-) -> None:
-    """As it is used: near T its errors are amplified two hundred times."""
-    restorer._denoiser = restorer._denoiser._replace(prediction_type=prediction_type(target))
+def test_validation_restores_as_in_use_whatever_precision_trains(restorer: RestorerModule) -> None:
     samples = batch("hazy", "rainy")
     whole = restorer.validation_step(samples, 0)
     with torch.autocast("cpu", torch.bfloat16):
-        found = restorer.validation_step(samples, 0)
-    assert torch.equal(found, whole) == exact
+        assert torch.equal(restorer.validation_step(samples, 0), whole)
 
 
 def controller(words: tuple[str, ...] = WORDS) -> DaClipModule:
     return DaClipModule(
         build_daclip(TINY_CLIP),
+        section(ControllerConfig, degradation_targets="identity", crop_scale=[0.9, 1.0]),
         words,
         lambda groups: torch.optim.SGD(groups, lr=0.0),  # type: ignore[arg-type]
         lambda step: 1.0,
-        "identity",
-        (0.9, 1.0),
         seed=0,
     )
 
