@@ -88,3 +88,27 @@ def current_model(about: Mapping[str, Any]) -> dict[str, Any]:
         target = network["_target_"]
         found["network"] = {**network, "_target_": NETWORKS.get(target, target)}
     return found
+
+
+_STATES: Mapping[str, str] = {
+    "KeepBest": "BestCheckpoint",
+    "AfterSteps": "StepCheckpoint",
+    "Average": "EmaCallback",
+}
+"""Callback whose state a checkpoint has, as it was -> as it is."""
+
+
+def current_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A training checkpoint, its states under the names of today's classes."""
+    found = dict(checkpoint)
+    if "MixedData" in found:
+        found["RestorationDataModule"] = found.pop("MixedData")
+    if "callbacks" in found:
+        found["callbacks"] = {_state(key): state for key, state in found["callbacks"].items()}
+    return found
+
+
+def _state(key: str) -> str:
+    """A callback's key: the name of its class, and what tells it from others of that class."""
+    name, brace, rest = key.partition("{")
+    return _STATES.get(name, name) + brace + rest
