@@ -111,5 +111,5 @@ def _style(axes: Axes, log: bool) -> None:
     axes.grid(axis="y", color=TEXT, alpha=0.3)
     axes.tick_params(which="both", length=0, labelsize=8, colors=TEXT)
     axes.spines[:].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -31,11 +31,12 @@ def figure(panels: Sequence[CallsPanel]) -> str:
     """The panels side by side; those of one axis have one scale."""
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(8 * len(panels), 4.2), layout="constrained", facecolor="white")
+    drawing = Figure(figsize=(9 * len(panels), 4.2), facecolor="white")
     shared = len({panel.axis for panel in panels}) == 1
     every = drawing.subplots(1, len(panels), squeeze=False, sharey=shared)[0]
     for axes, panel in zip(every, panels, strict=True):
         _draw(axes, panel)
+    drawing.set_layout_engine("constrained", w_pad=0.2)
     return to_svg(drawing)
 
 
@@ -62,5 +63,5 @@ def _draw(axes: Axes, panel: CallsPanel) -> None:
     blank = [Line2D([], [], linestyle="none")] * len(panel.curves)
     ends = [panel.last[label] for label in panel.curves]
     axes.legend(
-        blank, ends, loc="upper left", bbox_to_anchor=(1.36, 1), title=panel.head, frameon=False
+        blank, ends, loc="upper left", bbox_to_anchor=(1.5, 1), title=panel.head, frameon=False
     )
