@@ -36,7 +36,7 @@ def figure(panels: Sequence[CallsPanel]) -> str:
     every = drawing.subplots(1, len(panels), squeeze=False, sharey=shared)[0]
     for axes, panel in zip(every, panels, strict=True):
         _draw(axes, panel)
-    drawing.set_layout_engine("constrained", w_pad=0.2)
+    drawing.subplots_adjust(left=0.05, right=0.8, bottom=0.15, wspace=0.9)
     return to_svg(drawing)
 
 
