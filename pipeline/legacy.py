@@ -145,3 +145,27 @@ def _current(section: str, node: Any) -> Any:
         if section.endswith("_target_")
         else VALUES.get(new, {}).get(node, node)
     )
+
+
+_STATES: Mapping[str, str] = {
+    "KeepBest": "BestCheckpoint",
+    "AfterSteps": "StepCheckpoint",
+    "Average": "EmaCallback",
+}
+"""Callback whose state a checkpoint has, as it was -> as it is."""
+
+
+def current_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A training checkpoint, its states under the names of today's classes."""
+    found = dict(checkpoint)
+    if "MixedData" in found:
+        found["RestorationDataModule"] = found.pop("MixedData")
+    if "callbacks" in found:
+        found["callbacks"] = {_state(key): state for key, state in found["callbacks"].items()}
+    return found
+
+
+def _state(key: str) -> str:
+    """A callback's key: the name of its class, and what tells it from others of that class."""
+    name, brace, rest = key.partition("{")
+    return _STATES.get(name, name) + brace + rest

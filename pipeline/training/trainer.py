@@ -55,8 +55,7 @@ def fit(
     # Both say what is meant so: the sampler is endless, and workers are as many as configured.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`__len__`.*")
-    checkpoints, throughput = folder / CHECKPOINTS, Throughput()
-    settings = config[TrainerConfig]
+    checkpoints, settings = folder / CHECKPOINTS, config[TrainerConfig]
     trainer = Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -70,13 +69,12 @@ def fit(
         num_sanity_val_steps=0,
         log_every_n_steps=settings.log_every_n_steps,
         logger=loggers(folder),
-        profiler=throughput.clock,
         callbacks=[
             GradientClipping(stage.gradient_clip_val),
             *checkpoint_callbacks(checkpoints, stage.val_every_n_steps, monitor),
             LearningRateMonitor(),
             TQDMProgressBar(10),
-            throughput,
+            Throughput(),
             *callbacks,
             GracefulStop(checkpoints / f"{LAST}.ckpt"),
         ],

@@ -16,7 +16,6 @@ import pytest
 
 from datamodules.images import read_image
 from modules.metrics.weight_files import NIQE_URL, hub_path
-from pipeline.errors import BadModel
 from pipeline.config import Config, ConfigError
 from pipeline.evaluation.methods import Restorations
 from pipeline.evaluation.outputs import BadOutputs
