@@ -16,6 +16,7 @@ from datamodules.images import Pixels, read_image
 from modules.inference import device as machine
 from modules.inference.restore import make_sampling
 from modules.inference.tiling import count_tiles
+from modules.metrics.scores import SCORES
 from pipeline.app.service import Limits, Service
 from pipeline.chain import EVALUATION
 from pipeline.config import Config, RestorerConfig
@@ -58,7 +59,7 @@ def by_validation(model: Path, degraded: Pixels) -> Pixels:
     encoder, denoiser = load_pair(files.controller, files.restorer)
     module = RestorerModule(
         denoiser, encoder, RestorerConfig(loss="l1"), lambda groups: None, lambda step: 1.0,  # type: ignore[arg-type,return-value]
-        make_sampling(**files.sampler), {}, WORDS, SEED,
+        make_sampling(**files.sampler), SCORES, WORDS, SEED,
     )  # fmt: skip
     module._trainer = SimpleNamespace(accumulate_grad_batches=1)  # type: ignore[assignment]
     lq = torch.from_numpy(degraded).permute(2, 0, 1)[None]
@@ -69,7 +70,7 @@ def by_validation(model: Path, degraded: Pixels) -> Pixels:
     return restored[0].permute(1, 2, 0).numpy()
 
 
-@pytest.mark.parametrize(("size", "tiles"), [((40, 52), 1), ((100, 140), 6)])
+@pytest.mark.parametrize(("size", "tiles"), [((40, 52), 1), ((100, 140), 12)])
 def test_every_way_to_restore_gives_the_same_picture(
     size: tuple[int, int],
     tiles: int,
@@ -83,7 +84,7 @@ def test_every_way_to_restore_gives_the_same_picture(
         assert count_tiles(*size, 64) == tiles
     pairs = save_pairs(tmp_path / "pairs", ["hazy/a"], size)
     image = pairs / "hazy" / "LQ" / "a.png"
-    degraded = np.asarray(Image.open(image))
+    degraded = np.array(Image.open(image))
     config = tiny_config(
         f"seed={SEED}", f"evaluate.data={pairs}", f"evaluate.pretrained={tmp_path / 'model'}",
         "sampler.name=posterior", "sampler.num_steps=2", "evaluate.controller=null",
