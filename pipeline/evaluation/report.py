@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from datamodules.files import atomic_write
-from pipeline.chain import CONTROLLER, RESTORER, evaluates_own_model
-from pipeline.config import Config
 from pipeline.evaluation.gallery import Case, data_url
 from pipeline.evaluation.measures import (
     FID,
@@ -28,7 +26,7 @@ from pipeline.evaluation.memory import MEANING
 from pipeline.evaluation.published import RECOGNISED, RECOGNISED_MEAN, SOURCE
 from pipeline.evaluation.summary import Summary
 from pipeline.evaluation.tables import Table, ablated, by_dataset, by_task, compared
-from pipeline.stage import code_version, read_record
+from pipeline.stage import code_version
 
 PACKAGES = ("torch", "open_clip_torch", "torchmetrics", "lpips")
 SHORT_MINUTES = 60
@@ -50,7 +48,7 @@ def write_report(
     path: Path,
     summary: Summary,
     cases: Sequence[Case],
-    config: Config,
+    records: Sequence[Mapping[str, Any]],
     settings: Mapping[str, str],
     device: str,
 ) -> None:
@@ -60,7 +58,7 @@ def write_report(
         path: of the page.
         summary: the figures.
         cases: the gallery.
-        config: of the run.
+        records: of the trainings of the model, where it is this run's.
         settings: what the figures were made with, to list at the end.
         device: `cpu` or `cuda`.
     """
@@ -72,7 +70,7 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.filters["data_url"] = data_url
-    trainings = _trainings(config)
+    trainings = _trainings(records)
     page = environment.get_template("report.html.j2").render(
         summary=summary,
         main=by_task("PSNR and SSIM on RGB", RGB, compared(summary), summary),
@@ -114,19 +112,16 @@ def _ablations(summary: Summary) -> list[Table]:
     return [table for table in tables if table]
 
 
-def _trainings(config: Config) -> list[Training]:
-    """What the records say of both stages that trained the model, where it is this run's."""
+def _trainings(records: Sequence[Mapping[str, Any]]) -> list[Training]:
+    """What the records of both trainings say."""
     trainings = list[Training]()
-    if not evaluates_own_model(config):
-        return trainings
-    for stage in (CONTROLLER, RESTORER):
-        record = read_record(stage.folder(config))
+    for record in records:
         if "finished" in record:
             begin, end = (datetime.fromisoformat(record[name]) for name in ("started", "finished"))
             minutes = (end - begin).total_seconds() / 60 if record.get("starts", 1) == 1 else None
-            settings = record["config"][stage.name]
+            settings = record["config"][record["stage"]]
             afresh = settings["init_from"] is None
-            trainings.append(Training(stage.name, settings["max_steps"], minutes, afresh))
+            trainings.append(Training(record["stage"], settings["max_steps"], minutes, afresh))
     return trainings
 
 

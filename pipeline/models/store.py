@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from modules.inference.device import is_out_of_memory
 from modules.inference.restore import Denoiser, RestorationModel, make_sampling, place_model
 from modules.reference.daclip import load_reference_checkpoint
 from modules.reference.released import controller_as_ours, kind_of, restorer_as_ours
-from pipeline.config import Config, ConfigError
+from pipeline.errors import BadModel
 from pipeline.legacy import current_model
 
 FORMAT = "daclip-lightning/1"
@@ -35,46 +34,30 @@ CONTROLLER, RESTORER = "controller", "restorer"
 """The kinds of files."""
 
 
-class BadModel(ValueError):
-    """A model file that cannot be used; the message names it and says why."""
-
-
 def load_models(
-    config: Config, controller_path: Path | None = None, restorer_path: Path | None = None
+    controller: Path, restorer: Path, sampler: Mapping[str, Any], device: torch.device
 ) -> RestorationModel:
-    """The models that restore, on the device to use.
+    """The models that restore, on a device.
 
     Args:
-        config: says how to sample, and which device.
-        controller_path: the controller's file; None for that of the run.
-        restorer_path: the restorer's; None for that of the run.
+        controller: the controller's file.
+        restorer: the restorer's.
+        sampler: as `make_sampling` takes it.
+        device: to use.
 
     Raises:
-        BadModel: a file cannot be used, or the two do not fit each other.
-        ConfigError: the restorer cannot be called so often.
+        BadModel: a file cannot be used, the two do not fit each other, or the restorer has fewer
+            timesteps than the sampler takes steps.
         ValueError: the sampler's settings are wrong.
     """
-    # Not above: of a run alone, whose stages need more than other systems have.
-    from pipeline.chain import controller_weights, restorer_weights
-
-    sampling = make_sampling(**vars(config.sampler))
-    controller_path = controller_path or controller_weights(config)
-    restorer_path = restorer_path or restorer_weights(config)
-    device = device_of(config)
-    controller, denoiser = load_pair(controller_path, restorer_path)
+    sampling = make_sampling(**sampler)
+    encoder, denoiser = load_pair(controller, restorer)
     if not 1 <= sampling.num_steps <= denoiser.schedule.T:
-        raise ConfigError(
-            f"sampler.num_steps={sampling.num_steps}: this restorer takes 1 to "
-            f"{denoiser.schedule.T} "
-            "network calls an image"
+        raise BadModel(
+            f"{restorer} takes 1 to {denoiser.schedule.T} steps an image, not num_steps="
+            f"{sampling.num_steps}"
         )
-    return place_model(controller, denoiser, sampling, device)
-
-
-def device_of(config: Config) -> torch.device:
-    """The device that a run restores and measures on."""
-    cuda = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if cuda else "cpu")
+    return place_model(encoder, denoiser, sampling, device)
 
 
 def load_pair(controller_path: Path, restorer_path: Path) -> tuple[DaClipEncoder, Denoiser]:
@@ -120,16 +103,18 @@ def load_controller(path: Path) -> DaClipEncoder:
 def save_restorer(
     path: Path,
     network: nn.Module,
-    config: Config,
+    about: Mapping[str, Any],
     controller: Path,
 ) -> None:
-    """Save a trained network with its SDE, its target and the controller it was trained with."""
-    about = {
-        "network": config.network,
-        "prediction_type": config.restorer.prediction_type,
-        "process": asdict(config.process),
-        "controller_sha256": file_hash(controller),
-    }
+    """Save a trained network with what to build and the controller it was trained with.
+
+    Args:
+        path: of the file.
+        network: trained.
+        about: its `network`, `prediction_type` and `process`.
+        controller: the file of the controller.
+    """
+    about = {**about, "controller_sha256": file_hash(controller)}
     _save(path, network.state_dict(), RESTORER, about)
 
 

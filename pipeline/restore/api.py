@@ -32,7 +32,8 @@ from modules.inference.restore import (
 from modules.inference.tiling import SMALLEST, Window, count_tiles
 from modules.networks import describe
 from pipeline.models.store import load_pair
-from pipeline.restore.pictures import Canvas, Given, Picture, check_canvas, open_picture
+from pipeline.restore.image_io import Canvas
+from pipeline.restore.pictures import Given, Picture, check_canvas, open_picture
 from pipeline.restore.prompt import AUTO, parse_choice, prompt_embeddings
 
 MOST_SEED = 2**63

@@ -18,9 +18,9 @@ from modules.clip.daclip import DaClip
 from modules.clip.losses import gather, info_nce, multi_positive
 from modules.clip.preprocess import clip_crops, random_clip_preprocess
 from modules.metrics.group_mean import by_group
-from pipeline.config import ControllerConfig
 from pipeline.training.draws import draw_generators
 from pipeline.training.optim import decay_groups
+from pipeline.training.sections import ControllerConfig
 
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 DEGRADATION_TARGETS = ("identity", "multi_positive")

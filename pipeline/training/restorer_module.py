@@ -20,7 +20,6 @@ from modules.diffusion.timesteps import sample_timesteps
 from modules.inference.restore import Denoiser, Sampling, place_model, restore, to_floats
 from modules.metrics.group_mean import GroupMean, bucket_of, by_group, time_buckets
 from modules.metrics.scores import Score
-from pipeline.config import RestorerConfig
 from pipeline.training.daclip_module import MakeOptimizer
 from pipeline.training.draws import (
     augment_prompts,
@@ -31,6 +30,7 @@ from pipeline.training.draws import (
     random_crops,
 )
 from pipeline.training.optim import decay_groups
+from pipeline.training.sections import RestorerConfig
 
 BUCKETS = 5
 """Parts of 1..T whose losses are logged apart."""

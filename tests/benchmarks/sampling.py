@@ -23,10 +23,12 @@ from modules.diffusion.samplers import make_sampler
 from modules.diffusion.timesteps import uniform_timesteps
 from modules.inference.restore import RestorationModel as Models
 from modules.inference.restore import Sampling, restore
-from pipeline.chain import SHARDS
-from pipeline.config import load_config
+from pipeline.compose import load_config
+from pipeline.distributed import device_of
 from pipeline.evaluation.sets import read_sets
 from pipeline.models.store import load_models
+from pipeline.stages.evaluate import evaluated_model
+from pipeline.stages.shards import STAGE as SHARDS
 from tests.benchmarks.machine import load, machine
 from tests.benchmarks.plain import make_plain
 from tests.benchmarks.plot import CallsPanel, figure
@@ -66,8 +68,9 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     config = load_config(arguments.overrides)
-    facts = machine({}) | {"threads": torch.get_num_threads(), "run": config.run_dir}
-    models = load_models(config)
+    facts = machine({}) | {"threads": torch.get_num_threads(), "run": str(config.run_dir)}
+    files = evaluated_model(config)
+    models = load_models(files.controller, files.restorer, files.sampler, device_of(config))
     everything = read_sets({"validation": SHARDS.folder(config)}, models.encoder.words)
     samples = some_of_each(everything, arguments.images)
     facts["images"] = f"{len(samples)} of the run's validation"

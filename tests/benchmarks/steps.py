@@ -27,10 +27,14 @@ from modules.diffusion.timesteps import sample_timesteps
 from modules.inference.restore import Denoiser, Sampling
 from pipeline.config import Node, build
 from pipeline.models.store import build_network
+from pipeline.sections import SamplerConfig
+from pipeline.stages.train_controller import ClipConfig
+from pipeline.stages.train_restorer import ProcessConfig
 from pipeline.training.daclip_module import DaClipModule
 from pipeline.training.draws import draw_generators, draw_noise
 from pipeline.training.optim import decay_groups
 from pipeline.training.restorer_module import RestorerModule
+from pipeline.training.sections import ControllerConfig, RestorerConfig
 from tests.benchmarks.batch import make_batch
 from tests.benchmarks.laps import Laps
 from tests.benchmarks.plain import make_plain
@@ -61,7 +65,7 @@ class Step(NamedTuple):
 def make_step(work: Work, way: str) -> Step:
     """The training step of a stage: `ours` is that of its Lightning module."""
     torch.manual_seed(SEED)
-    daclip = build_daclip(work.config.clip.architecture)
+    daclip = build_daclip(work.config[ClipConfig].architecture)
     wake(daclip)
     daclip.to(work.device)
     if work.kind == "controller":
@@ -75,7 +79,7 @@ def make_step(work: Work, way: str) -> Step:
 
 
 def _our_controller(work: Work, daclip: DaClip) -> Step:
-    stage = work.config.controller
+    stage = work.config[ControllerConfig]
     if work.fast:
         daclip.compile()
     module = DaClipModule(daclip, stage, WORDS, build(stage.optimizer), lambda step: 1.0, SEED)
@@ -83,7 +87,7 @@ def _our_controller(work: Work, daclip: DaClip) -> Step:
 
 
 def _plain_controller(work: Work, daclip: DaClip) -> Step:
-    stage = work.config.controller
+    stage = work.config[ControllerConfig]
     make_plain(daclip)
     batch, scale = make_batch(work), (stage.crop_scale[0], stage.crop_scale[1])
     ids = torch.tensor([WORDS.index(word) for word in batch.degradation], device=work.device)
@@ -107,20 +111,20 @@ def _plain_controller(work: Work, daclip: DaClip) -> Step:
 
 
 def _our_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
-    config, stage = work.config, work.config.restorer
+    config, stage = work.config, work.config[RestorerConfig]
     if work.fast:
         network.compile()
     module = RestorerModule(
         Denoiser(
             network,
-            make_noise_schedule(**vars(config.process)),
+            make_noise_schedule(**config[ProcessConfig].model_dump()),
             PREDICTION_TYPES.find(stage.prediction_type),
         ),
         DaClipEncoder(daclip, WORDS),
         stage,
         build(stage.optimizer),
         lambda step: 1.0,
-        Sampling(make_sampler(config.sampler.name), num_steps=1),
+        Sampling(make_sampler(config[SamplerConfig].name), num_steps=1),
         {},
         WORDS,
         SEED,
@@ -129,10 +133,10 @@ def _our_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
 
 
 def _plain_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
-    stage = work.config.restorer
+    stage = work.config[RestorerConfig]
     make_plain(network)
     make_plain(daclip).eval().requires_grad_(False)
-    schedule = make_noise_schedule(**vars(work.config.process)).to(work.device)
+    schedule = make_noise_schedule(**work.config[ProcessConfig].model_dump()).to(work.device)
     batch, meaning, compare = (
         make_batch(work),
         PREDICTION_TYPES.find(stage.prediction_type),

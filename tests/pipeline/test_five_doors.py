@@ -18,14 +18,16 @@ from modules.inference.restore import make_sampling
 from modules.inference.tiling import count_tiles
 from modules.metrics.scores import SCORES
 from pipeline.app.service import Limits, Service
-from pipeline.chain import EVALUATION
-from pipeline.config import Config, RestorerConfig
+from pipeline.config import Config
 from pipeline.models.hub import find_model
 from pipeline.models.store import load_pair
 from pipeline.restore.api import Options, Restorer
 from pipeline.restore.cli import main
 from pipeline.stage import run_stage
+from pipeline.stages.evaluate import STAGE as EVALUATION
 from pipeline.training.restorer_module import RestorerModule
+from pipeline.training.sections import RestorerConfig
+from tests.conftest import section
 from tests.evaluating import WORDS, save_model_folder, save_pairs
 
 SEED = 3
@@ -58,7 +60,7 @@ def by_validation(model: Path, degraded: Pixels) -> Pixels:
     files = find_model(model)
     encoder, denoiser = load_pair(files.controller, files.restorer)
     module = RestorerModule(
-        denoiser, encoder, RestorerConfig(loss="l1"), lambda groups: None, lambda step: 1.0,  # type: ignore[arg-type,return-value]
+        denoiser, encoder, section(RestorerConfig), lambda groups: None, lambda step: 1.0,  # type: ignore[arg-type,return-value]
         make_sampling(**files.sampler), SCORES, WORDS, SEED,
     )  # fmt: skip
     module._trainer = SimpleNamespace(accumulate_grad_batches=1)  # type: ignore[assignment]
@@ -87,8 +89,6 @@ def test_every_way_to_restore_gives_the_same_picture(
     degraded = np.array(Image.open(image))
     config = tiny_config(
         f"seed={SEED}", f"evaluate.data={pairs}", f"evaluate.pretrained={tmp_path / 'model'}",
-        "sampler.name=posterior", "sampler.num_steps=2", "evaluate.controller=null",
-        "evaluate.restorer=null",
     )  # fmt: skip
     model = save_model_folder(tiny_config(), tmp_path)
 

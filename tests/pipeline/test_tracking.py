@@ -52,7 +52,15 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def made(work: Callable[[Config, Path], None], name: str = "shards", *inputs: Path) -> Stage:
-    return Stage(name, ["captions"], lambda config: list(inputs), ["index.json"], work)
+    return Stage(
+        name=name,
+        command=name,
+        sections=["captions"],
+        outputs=["index.json"],
+        inputs=lambda config: list(inputs),
+        check=lambda config: None,
+        run=work,
+    )
 
 
 def write_index(config: Config, folder: Path) -> None:

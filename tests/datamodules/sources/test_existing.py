@@ -22,9 +22,9 @@ from datamodules.shards.cache import ShardCache
 from datamodules.shards.index import INDEX, BadShard, read_index
 from datamodules.shards.writer import write_shards
 from datamodules.sources.existing import ExistingShards
-from pipeline.chain import SHARDS
-from pipeline.config import load_config
+from pipeline.compose import load_config
 from pipeline.stage import run_stage
+from pipeline.stages.shards import STAGE as SHARDS
 from tests.conftest import form, paired_folder
 
 

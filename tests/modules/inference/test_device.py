@@ -11,7 +11,7 @@ import torch
 from modules.diffusion.prediction import from_epsilon, from_sample
 from modules.inference import device as machine
 from modules.networks.unet import ConditionalUNet
-from pipeline.config import load_config
+from pipeline.compose import load_config
 from pipeline.training.trainer import precision_of
 
 CPU = torch.device("cpu")

@@ -20,6 +20,7 @@ from pipeline.evaluation.ablations import ABLATIONS, Given, check_ablations
 from pipeline.evaluation.methods import Input, Loaded, Outputs, Restorations
 from pipeline.evaluation.sets import read_sets
 from pipeline.models.store import load_models
+from pipeline.sections import SamplerConfig
 from tests.evaluating import UNET, WORDS, save_models, save_outputs, save_pairs
 
 MakeConfig = Callable[..., Config]
@@ -28,7 +29,11 @@ MakeConfig = Callable[..., Config]
 @pytest.fixture
 def models(tiny_config: MakeConfig, tmp_path: Path) -> Models:
     config = tiny_config()
-    return load_models(config, *save_models(config, tmp_path))
+    return load_models(
+        *save_models(config, tmp_path),
+        config[SamplerConfig].model_dump(),
+        torch.device("cpu"),
+    )
 
 
 @pytest.fixture
@@ -177,7 +182,7 @@ def test_clean_content_needs_clean_images(models: Models, loaded: Loaded, tmp_pa
 def test_unknown_or_idle_ablations_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"unknown 'no_prmpt'; there are no_prompt, no_content"):
         check_ablations(["no_prmpt"])
-    settings = {k: v for k, v in UNET.items() if k != "_target_"}
+    settings = {k: v for k, v in UNET.items() if k != "name"}
     network = ConditionalUNet(**settings, degradation_prompt=False)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="true_word would change nothing"):
         check_ablations(["no_content", "true_word"], network)

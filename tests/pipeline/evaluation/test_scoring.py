@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from datamodules.files import write_json
 from datamodules.images import read_image
 from modules.metrics.fidelity import score_pair
-from pipeline.chain import RESTORER
-from pipeline.config import Config
 from pipeline.evaluation.inception import fid_of
 from pipeline.evaluation.methods import Input, Outputs
 from pipeline.evaluation.perceptual import Perceptual, load_perceptual
@@ -25,7 +21,6 @@ from pipeline.evaluation.report import Training, _is_short, _trainings
 from pipeline.evaluation.samples import key_of
 from pipeline.evaluation.scoring import score
 from pipeline.evaluation.sets import read_sets
-from pipeline.stage import RECORD
 from tests.evaluating import WORDS, save_outputs, save_pairs
 
 NONE = Perceptual(None, None, None, {})
@@ -185,14 +180,12 @@ def test_fid_leaves_out_images_without_a_clean_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("starts", "minutes", "weights"), [(1, 3, None), (2, None, None), (1, 3, "released.pth")]
 )
-def test_trainings_are_those_of_the_record_not_of_todays_settings(
-    tiny_config: Callable[..., Config], starts: int, minutes: float | None, weights: str | None
+def test_trainings_are_those_of_the_records(
+    starts: int, minutes: float | None, weights: str | None
 ) -> None:
-    config = tiny_config("restorer.max_steps=9")
     times = {"started": "2026-01-01T10:00:00+00:00", "finished": "2026-01-01T10:03:00+00:00"}
-    settings = {"steps": 1234, "weights": weights}
-    record = times | {"starts": starts, "config": {"restorer": settings}}
-    write_json(RESTORER.folder(config) / RECORD, record)
-    found = _trainings(config)
+    settings = {"max_steps": 1234, "init_from": weights}
+    record = times | {"stage": "restorer", "starts": starts, "config": {"restorer": settings}}
+    found = _trainings([record, {}])
     assert found == [Training("restorer", 1234, minutes, weights is None)]
     assert _is_short(found[0]) == (starts == 1 and weights is None)

@@ -254,7 +254,7 @@ def test_damaged_settings_are_named(run: Path, tmp_path: Path, about: str | None
     export(run, tmp_path / "model")
     path = tmp_path / "model" / ABOUT
     path.unlink() if about is None else path.write_text(about)
-    with pytest.raises(BadModel, match=f"{ABOUT} .*get it anew"):
+    with pytest.raises(BadModel, match=f"{ABOUT} .*export or download the model again"):
         find_model(tmp_path / "model")
 
 

@@ -16,11 +16,11 @@ import pytest
 
 from datamodules.images import read_image
 from modules.metrics.weight_files import NIQE_URL, hub_path
-from pipeline.chain import EVALUATION
 from pipeline.config import Config, ConfigError
 from pipeline.evaluation.methods import Restorations
 from pipeline.evaluation.outputs import BadOutputs
 from pipeline.stage import run_stage
+from pipeline.stages.evaluate import STAGE as EVALUATION
 from tests.conftest import TINY_RUN
 from tests.evaluating import save_models, save_outputs, save_pairs
 from tests.samples import many, write
@@ -234,10 +234,14 @@ def test_bad_outputs_stop_before_anything_is_scored(
         (["evaluate.methods={model: x}"], ConfigError, "model is a name of ours"),
         (["evaluate.model=false"], ConfigError, "nothing to evaluate"),
         (["evaluate.ablations=[prompt]"], ConfigError, "unknown 'prompt'; there are no_prompt"),
-        (["evaluate.data=[a, b]"], ConfigError, "evaluate.data=.*give a folder, or {NAME"),
+        (["evaluate.data=[a, b]"], ConfigError, "evaluate.data.*should be a valid"),
         (["evaluate.data=gone"], FileNotFoundError, "evaluate.data: no folder gone"),
         (["evaluate.restorer=gone.pth"], FileNotFoundError, "no gone.pth"),
-        (["sampler.num_steps=101"], ConfigError, "sampler.num_steps=101: .* 1 to 100"),
+        (
+            ["sampler.num_steps=101"],
+            ConfigError,
+            "takes 1 to 100 steps an image, not num_steps=101",
+        ),
         (["sampler.name=euler"], ValueError, "unknown sampler 'euler'"),
     ],
 )

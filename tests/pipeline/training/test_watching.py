@@ -23,17 +23,19 @@ from modules.inference.restore import Denoiser, Sampling
 from modules.metrics.group_mean import GroupMean, bucket_of, by_group, time_buckets
 from modules.metrics.scores import SCORES, psnr, ssim
 from modules.networks.unet import ConditionalUNet
-from pipeline.config import ControllerConfig, RestorerConfig
 from pipeline.training import callbacks
-from pipeline.training.callbacks import DataClock, Throughput
+from pipeline.training.callbacks import Throughput
 from pipeline.training.daclip_module import DaClipModule
 from pipeline.training.draws import random_crops
 from pipeline.training.loggers import WandbMetrics
 from pipeline.training.restorer_module import RestorerModule
+from pipeline.training.sections import ControllerConfig, RestorerConfig
+from tests.conftest import section
 from tests.pipeline.training.test_training import TINY_CLIP
 
 WORDS = ("hazy", "rainy", "snowy")
-SETTINGS = RestorerConfig(
+SETTINGS = section(
+    RestorerConfig,
     loss="matching", timestep_power=0.0, patch_size=40, context_size=None, text_prompt_prob=0.0,
     swapped_prompt_prob=0.0,
 )  # fmt: skip
@@ -228,7 +230,7 @@ def test_validation_restores_as_in_use_whatever_precision_trains(restorer: Resto
 def controller(words: tuple[str, ...] = WORDS) -> DaClipModule:
     return DaClipModule(
         build_daclip(TINY_CLIP),
-        ControllerConfig(degradation_targets="identity", crop_scale=[0.9, 1.0], crops_per_side=1),
+        section(ControllerConfig, degradation_targets="identity", crop_scale=[0.9, 1.0]),
         words,
         lambda groups: torch.optim.SGD(groups, lr=0.0),  # type: ignore[arg-type]
         lambda step: 1.0,
@@ -378,7 +380,7 @@ def test_speed_by_the_trainers_own_loop(monkeypatch: pytest.MonkeyPatch, tmp_pat
     kept: list[Any] = []
     speed = Throughput()
     trainer = Trainer(
-        max_steps=5, accelerator="cpu", logger=Keep(), profiler=speed.clock, log_every_n_steps=2,
+        max_steps=5, accelerator="cpu", logger=Keep(), log_every_n_steps=2,
         callbacks=[speed], enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, val_check_interval=1, num_sanity_val_steps=0,
         default_root_dir=tmp_path,
@@ -397,9 +399,14 @@ def test_speed_by_the_trainers_own_loop(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert "gpu_peak_gb" not in values
 
 
-def test_clock_minds_two_actions_only() -> None:
-    clock = DataClock()
-    for action in (clock.WAIT, clock.WORK, "backward"):
-        clock.start(action)
-        clock.stop(action)
-    assert len(clock.seconds) == 2
+def test_speed_is_not_logged_where_no_time_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    speed, logged = Throughput(), list[Any]()
+    logger = SimpleNamespace(log_metrics=lambda *row: logged.append(row))
+    trainer: Any = SimpleNamespace(
+        world_size=1, log_every_n_steps=1, global_step=1, loggers=[logger]
+    )
+    module: Any = SimpleNamespace(device=torch.device("cpu"))
+    samples: Any = SimpleNamespace(key=["a"])
+    speed.on_train_batch_end(trainer, module, None, samples, 0)
+    assert logged == []
