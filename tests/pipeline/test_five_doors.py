@@ -18,7 +18,7 @@ from modules.inference.restore import make_sampling
 from modules.inference.tiling import count_tiles
 from modules.metrics.scores import SCORES
 from pipeline.app.service import Limits, Service
-from pipeline.config import Config
+from pipeline.config import Config, load_config
 from pipeline.models.hub import find_model
 from pipeline.models.store import load_pair
 from pipeline.restore.api import Options, Restorer
@@ -27,7 +27,7 @@ from pipeline.stage import run_stage
 from pipeline.stages.evaluate import STAGE as EVALUATION
 from pipeline.training.restorer_module import RestorerModule
 from pipeline.training.sections import RestorerConfig
-from tests.conftest import section
+from tests.conftest import TINY_RUN, section
 from tests.evaluating import WORDS, save_model_folder, save_pairs
 
 SEED = 3
@@ -87,9 +87,16 @@ def test_every_way_to_restore_gives_the_same_picture(
     pairs = save_pairs(tmp_path / "pairs", ["hazy/a"], size)
     image = pairs / "hazy" / "LQ" / "a.png"
     degraded = np.array(Image.open(image))
-    config = tiny_config(
-        f"seed={SEED}", f"evaluate.data={pairs}", f"evaluate.pretrained={tmp_path / 'model'}",
-    )  # fmt: skip
+    overrides = [setting for setting in TINY_RUN if not setting.startswith("sampler.")]
+    config = load_config(
+        [
+            *overrides,
+            f"run_dir={tmp_path / 'run'}",
+            f"seed={SEED}",
+            f"evaluate.data={pairs}",
+            f"evaluate.pretrained={tmp_path / 'model'}",
+        ]
+    )
     model = save_model_folder(tiny_config(), tmp_path)
 
     wanted = by_python(model, image)
