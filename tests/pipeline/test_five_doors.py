@@ -18,7 +18,8 @@ from modules.inference.restore import make_sampling
 from modules.inference.tiling import count_tiles
 from modules.metrics.scores import SCORES
 from pipeline.app.service import Limits, Service
-from pipeline.config import Config, load_config
+from pipeline.compose import load_config
+from pipeline.config import Config
 from pipeline.models.hub import find_model
 from pipeline.models.store import load_pair
 from pipeline.restore.api import Options, Restorer
