@@ -16,7 +16,9 @@ from datamodules.images import Pixels, read_image
 from modules.inference import device as machine
 from modules.inference.restore import make_sampling
 from modules.inference.tiling import count_tiles
+from modules.metrics.scores import SCORES
 from pipeline.app.service import Limits, Service
+from pipeline.compose import load_config
 from pipeline.config import Config
 from pipeline.models.hub import find_model
 from pipeline.models.store import load_pair
@@ -26,7 +28,7 @@ from pipeline.stage import run_stage
 from pipeline.stages.evaluate import STAGE as EVALUATION
 from pipeline.training.restorer_module import RestorerModule
 from pipeline.training.sections import RestorerConfig
-from tests.conftest import section
+from tests.conftest import TINY_RUN, section
 from tests.evaluating import WORDS, save_model_folder, save_pairs
 
 SEED = 3
@@ -60,7 +62,7 @@ def by_validation(model: Path, degraded: Pixels) -> Pixels:
     encoder, denoiser = load_pair(files.controller, files.restorer)
     module = RestorerModule(
         denoiser, encoder, section(RestorerConfig), lambda groups: None, lambda step: 1.0,  # type: ignore[arg-type,return-value]
-        make_sampling(**files.sampler), {}, WORDS, SEED,
+        make_sampling(**files.sampler), SCORES, WORDS, SEED,
     )  # fmt: skip
     module._trainer = SimpleNamespace(accumulate_grad_batches=1)  # type: ignore[assignment]
     lq = torch.from_numpy(degraded).permute(2, 0, 1)[None]
@@ -71,7 +73,7 @@ def by_validation(model: Path, degraded: Pixels) -> Pixels:
     return restored[0].permute(1, 2, 0).numpy()
 
 
-@pytest.mark.parametrize(("size", "tiles"), [((40, 52), 1), ((100, 140), 6)])
+@pytest.mark.parametrize(("size", "tiles"), [((40, 52), 1), ((100, 140), 12)])
 def test_every_way_to_restore_gives_the_same_picture(
     size: tuple[int, int],
     tiles: int,
@@ -85,10 +87,17 @@ def test_every_way_to_restore_gives_the_same_picture(
         assert count_tiles(*size, 64) == tiles
     pairs = save_pairs(tmp_path / "pairs", ["hazy/a"], size)
     image = pairs / "hazy" / "LQ" / "a.png"
-    degraded = np.asarray(Image.open(image))
-    config = tiny_config(
-        f"seed={SEED}", f"evaluate.data={pairs}", f"evaluate.pretrained={tmp_path / 'model'}",
-    )  # fmt: skip
+    degraded = np.array(Image.open(image))
+    overrides = [setting for setting in TINY_RUN if not setting.startswith("sampler.")]
+    config = load_config(
+        [
+            *overrides,
+            f"run_dir={tmp_path / 'run'}",
+            f"seed={SEED}",
+            f"evaluate.data={pairs}",
+            f"evaluate.pretrained={tmp_path / 'model'}",
+        ]
+    )
     model = save_model_folder(tiny_config(), tmp_path)
 
     wanted = by_python(model, image)
