@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datamodules.degradations._common import LEVELS, to_pixels
 from datamodules.images import BadImage, Pixels
 from datamodules.shards.reader import Window
 
@@ -61,7 +62,7 @@ def whole_image(height: int, width: int, rng: np.random.Generator) -> View:
     return View(Window(0, 0, height, width))
 
 
-def surroundings(window: Window, height: int, width: int) -> Window:
+def add_margin(window: Window, height: int, width: int) -> Window:
     """A window with a margin of 16 to 32 pixels, from and to multiples of 16, within its image.
 
     What a synthetic degradation makes of it, inside the window, is close to what it would make of
@@ -72,3 +73,21 @@ def surroundings(window: Window, height: int, width: int) -> Window:
     bottom = min(height, ((window.top + window.height) // GRID + 2) * GRID)
     right = min(width, ((window.left + window.width) // GRID + 2) * GRID)
     return Window(top, left, bottom - top, right - left)
+
+
+def color_jitter(clean: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+    """Another photograph of the same: y_c = clip(g h_c x_c^gamma), for each colour c.
+
+    The logarithms of gamma and g are uniform within `strength`, those of h_c within a fourth of it.
+
+    Args:
+        clean: an RGB image `[H, W, 3]`, uint8; it is not changed.
+        strength: from 0, which changes nothing; at 0.5, contrast and brightness vary by factors
+            between 0.6 and 1.65, and bright skies may become white.
+        rng: of the factors; five numbers are drawn.
+    """
+    gamma, gain, *colours = np.exp(strength * rng.uniform(-1, 1, 5) * [1, 1, 0.25, 0.25, 0.25])
+    curves = LEVELS[:, None] ** gamma * gain * colours
+    table = to_pixels(curves)
+    jittered: Pixels = np.stack([table[clean[..., c], c] for c in range(3)], axis=-1)
+    return jittered

@@ -76,7 +76,7 @@ def _origins(samples: Sequence[SampleAddress]) -> list[CleanImage | str]:
 def _origin(sample: SampleAddress) -> CleanImage | str:
     """Which image a sample holds, or why that cannot be told."""
     try:
-        origin = sample.origin()
+        origin = sample.metadata()
     except (BadImage, BadShard) as error:
         return str(error)
     return CleanImage(origin["gt_sha256"], origin["source"])

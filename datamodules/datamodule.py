@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.augment import Augment
-from datamodules.batch import Batch, Item, collate
+from datamodules.batch import Batch, IndexedSample, collate
 from datamodules.captions import read_captions
 from datamodules.dataset import EvalDataset, TooManyBadSamples, TrainDataset, size_of
 from datamodules.mixture import DistributedEvalSampler, Mixture, TrainSampler
@@ -39,7 +39,7 @@ class RestorationDataModule(LightningDataModule):
         captions: Path | None,
         augment: Augment,
         with_clean: bool,
-        collate: Callable[[list[Item]], Batch],
+        collate: Callable[[list[IndexedSample]], Batch],
         batch_size: int,
         val_batch_size: int,
         val_per_task: int | None,
@@ -82,7 +82,7 @@ class RestorationDataModule(LightningDataModule):
         """The degradations there are samples of in a split."""
         return ShardSet(self._shards, split).words
 
-    def train_dataloader(self) -> DataLoader[Item]:
+    def train_dataloader(self) -> DataLoader[IndexedSample]:
         """Endless batches, starting after the draws already used.
 
         Raises:
@@ -105,7 +105,7 @@ class RestorationDataModule(LightningDataModule):
         sampler = TrainSampler(self._draws, rank, world)
         return self._loader(dataset, sampler, self._batch_size // world)
 
-    def val_dataloader(self) -> DataLoader[Item]:
+    def val_dataloader(self) -> DataLoader[IndexedSample]:
         """The validation samples, each once over all ranks."""
         shards = ShardSet(self._shards, "val")
         samples = [a for found in shards.tasks.values() for a in found[: self._val_per_task]]
@@ -193,7 +193,7 @@ class RestorationDataModule(LightningDataModule):
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
-    def _loader(self, dataset: Any, sampler: Any, batch_size: int) -> DataLoader[Item]:
+    def _loader(self, dataset: Any, sampler: Any, batch_size: int) -> DataLoader[IndexedSample]:
         # Here too, before workers are forked: in a fork, OpenCV waits for threads that are gone.
         cv2.setNumThreads(1)
         return DataLoader(

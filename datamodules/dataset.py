@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch.utils.data import Dataset
 
-from datamodules.augment import Augment, View, surroundings
-from datamodules.batch import Item, Sample
-from datamodules.color_jitter import jitter
+from datamodules.augment import Augment, View, add_margin, color_jitter
+from datamodules.batch import IndexedSample, Sample
 from datamodules.degradations import degrade
 from datamodules.images import BadImage, Pixels
 from datamodules.mixture import Mixture
@@ -26,7 +25,7 @@ class TooManyBadSamples(ValueError):
     """More of the training data is damaged than the configuration allows."""
 
 
-class TrainDataset(Dataset[Item]):
+class TrainDataset(Dataset[IndexedSample]):
     """The training mixture: item n is draw n, for any n."""
 
     def __init__(
@@ -36,7 +35,7 @@ class TrainDataset(Dataset[Item]):
         mixture: Mixture,
         augment: Augment,
         with_clean: bool,
-        strength: float = 0.0,
+        color_jitter: float = 0.0,
     ) -> None:
         """Draw from shards by a mixture.
 
@@ -46,12 +45,13 @@ class TrainDataset(Dataset[Item]):
             mixture: over the tasks of the shards.
             augment: what to see of an image.
             with_clean: whether the clean image is wanted beside the degraded one.
-            strength: of the jitter of clean images before they are degraded.
+            color_jitter: strength of the colour jitter applied to clean images before they are
+                degraded on the fly; 0 for none.
         """
         self.shards, self.captions, self.mixture = shards, captions, mixture
-        self.augment, self.with_clean, self.strength = augment, with_clean, strength
+        self.augment, self.with_clean, self.color_jitter = augment, with_clean, color_jitter
 
-    def __getitem__(self, n: int) -> Item:
+    def __getitem__(self, n: int) -> IndexedSample:
         """Draw n; a damaged sample is passed over for a random other one of its task.
 
         Raises:
@@ -63,7 +63,7 @@ class TrainDataset(Dataset[Item]):
         for _ in range(MAX_REDRAWS):
             address = samples[position]
             try:
-                return Item(self._load(address, rng), n, True, tuple(skipped))
+                return IndexedSample(self._load(address, rng), n, True, tuple(skipped))
             except (BadImage, BadShard) as error:
                 skipped.append(str(error))
             position = int(rng.integers(len(samples)))
@@ -74,20 +74,20 @@ class TrainDataset(Dataset[Item]):
 
     def _load(self, address: SampleAddress, rng: np.random.Generator) -> Sample:
         with address.open() as stored:
-            origin = stored.origin()
-            caption = self._caption(stored, origin["gt_sha256"])
+            metadata = stored.metadata()
+            caption = self._caption(stored, metadata["gt_sha256"])
             height, width = _size(stored, self.with_clean)
             view = self._view(stored, height, width, rng)
             if stored.has_lq:
                 lq = stored.pixels("lq", view.window)
                 gt = stored.pixels("gt", view.window) if self.with_clean else _NOTHING
             else:
-                around = surroundings(view.window, height, width)
+                around = add_margin(view.window, height, width)
                 clean = stored.pixels("gt", around)
-                if self.strength:
-                    clean = jitter(clean, self.strength, rng)
+                if self.color_jitter:
+                    clean = color_jitter(clean, self.color_jitter, rng)
                 lq, gt = _degraded(clean, address.word, view.window, around, rng)
-            source, name = origin["source"], stored.name
+            source, name = metadata["source"], stored.name
         return Sample(view.orient(lq), view.orient(gt), caption, address.word, source, name)
 
     def _view(self, stored: OpenSample, height: int, width: int, rng: np.random.Generator) -> View:
@@ -110,21 +110,21 @@ class TrainDataset(Dataset[Item]):
         self.shards.store.prefetch(self.shards.tasks[word][position].shard)
 
 
-class EvalDataset(Dataset[Item]):
+class EvalDataset(Dataset[IndexedSample]):
     """Every sample as it is; numbers past the end give padding."""
 
     def __init__(self, samples: Sequence[SampleAddress]) -> None:
         """Read samples without captions."""
         self.samples = samples
 
-    def __getitem__(self, i: int) -> Item:
+    def __getitem__(self, i: int) -> IndexedSample:
         """Sample i.
 
         Raises:
             BadImage: it is damaged, or has no degraded image; validation data must be whole.
         """
         valid = i < len(self.samples)
-        return Item(load_whole(self.samples[i if valid else 0]), i, valid, ())
+        return IndexedSample(load_whole(self.samples[i if valid else 0]), i, valid, ())
 
 
 def size_of(address: SampleAddress) -> tuple[int, int]:
@@ -150,7 +150,7 @@ def load_whole(address: SampleAddress) -> Sample:
             raise BadImage(f"{stored.name}: has no degraded image")
         _size(stored, with_clean=True)
         lq, gt = stored.pixels("lq", None), stored.pixels("gt", None)
-        return Sample(lq, gt, "", address.word, stored.origin()["source"], stored.name)
+        return Sample(lq, gt, "", address.word, stored.metadata()["source"], stored.name)
 
 
 _NOTHING = np.zeros((0, 0, 3), np.uint8)

@@ -53,7 +53,7 @@ class OpenSample:
         """Whether the degraded image is stored."""
         return bool(self._row["lq"]["kind"])
 
-    def origin(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """The sample's `json` field: split, source, gt_sha256.
 
         Raises:
@@ -163,10 +163,10 @@ class SampleAddress:
         with self.open() as sample:
             return sample.name
 
-    def origin(self) -> dict[str, Any]:
-        """See OpenSample.origin."""
+    def metadata(self) -> dict[str, Any]:
+        """See OpenSample.metadata."""
         with self.open() as sample:
-            return sample.origin()
+            return sample.metadata()
 
     def image(self, field: str) -> Pixels:
         """The whole `lq` or `gt`."""

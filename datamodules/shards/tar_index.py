@@ -28,7 +28,7 @@ Table = NDArray[np.void]
 """`[samples]` of ROW: offset and size in bytes of each file; an absent `lq` has kind 0."""
 
 
-def read_headers(path: Path, expected: Shard) -> Table:
+def index_tar(path: Path, expected: Shard) -> Table:
     """The table of one shard, from its tar headers alone.
 
     Raises:
@@ -101,7 +101,7 @@ def check_size(path: Path, expected: Shard) -> int:
     return stat.st_mtime_ns
 
 
-def read_all_headers(
+def index_all_tars(
     folder: Path, shards: Sequence[Shard], times: Sequence[int], cache: Path
 ) -> Table:
     """The tables of all shards, one after the other, mapped into memory from a file in `cache`.
@@ -119,7 +119,7 @@ def read_all_headers(
     if mapped is not None:
         return mapped
     with ThreadPoolExecutor(8) as pool:
-        tables = pool.map(lambda s: read_headers(folder / s.name, s), shards)
+        tables = pool.map(lambda s: index_tar(folder / s.name, s), shards)
         found = list(tqdm(tables, "index", len(shards), unit="shard", disable=len(shards) < 50))
     table = np.concatenate(found) if found else np.zeros(0, ROW)
     try:

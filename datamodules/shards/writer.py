@@ -253,7 +253,7 @@ def _members(
     )
     for number, (rows, columns) in enumerate(windows):
         clean = gt[rows, columns]
-        origin = {
+        metadata = {
             "words": sample.words,
             "split": sample.split,
             "source": sample.source,
@@ -261,7 +261,7 @@ def _members(
         }
         key = sample.key if len(windows) == 1 else f"{sample.key}-{number:03d}"
         degraded = {} if lq is None else {f"lq.{encoding}": encode(lq[rows, columns])}
-        yield {"__key__": key} | degraded | {f"gt.{encoding}": encode(clean), "json": origin}
+        yield {"__key__": key} | degraded | {f"gt.{encoding}": encode(clean), "json": metadata}
 
 
 def _check_skipped(shards: Iterable[Shard], most: float) -> None:

@@ -17,6 +17,8 @@ from typing import Protocol
 from datamodules.degradations import degrade
 from datamodules.images import BadImage, Pixels, count_pixels, read_image
 
+SPLITS = ("train", "val")
+
 
 class PlannedSample(Protocol):
     """A sample that can be made."""

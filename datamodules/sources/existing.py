@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datamodules.files import atomic_write, write_json
 from datamodules.shards.index import INDEX, Shard, parse_index
-from datamodules.shards.store import LINK, Link
+from datamodules.shards.store import LINK, ShardLocation
 from datamodules.shards.transport import fetch_bytes
 
 
@@ -70,10 +70,10 @@ class ExistingShards:
             file.write(data)
         return shards
 
-    def _link(self) -> Link:
-        link = Link(self.url, self.cache_dir, self.cache_gb, self.shuffle_window)
+    def _link(self) -> ShardLocation:
+        link = ShardLocation(self.url, self.cache_dir, self.cache_gb, self.shuffle_window)
         if link.remote:
             return link
-        return Link(
+        return ShardLocation(
             str(Path(self.url).resolve()), self.cache_dir, self.cache_gb, self.shuffle_window
         )

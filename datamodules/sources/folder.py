@@ -10,6 +10,7 @@ from pathlib import Path
 from datamodules.degradations import WORDS
 from datamodules.images import list_images
 from datamodules.sources.base import (
+    SPLITS,
     CleanFile,
     DegradedFile,
     FilePair,
@@ -17,7 +18,6 @@ from datamodules.sources.base import (
     check_words,
     sample_key,
 )
-from datamodules.sources.photos import SPLITS
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from datamodules.images import BadImage, image_size, list_images
 from datamodules.shards.index import INDEX
 from datamodules.shards.reader import ShardSet
-from datamodules.sources.photos import SPLITS
+from datamodules.sources.base import SPLITS
 from pipeline.evaluation.samples import FileSample, Sample, ShardSample, key_of
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def _of_shards(dataset: str, folder: Path, known: Sequence[str] | None) -> list[
     found = []
     for address in shards.all():
         with address.open() as stored:
-            source = PurePosixPath(stored.origin()["source"])
+            source = PurePosixPath(stored.metadata()["source"])
             key = stored.name.rpartition("/")[2]
         found.append((dataset or _dataset_of(source), address, source.stem, key))
     stems: dict[tuple[str, str], list[str]] = defaultdict(list)

@@ -142,9 +142,9 @@ def test_every_distinct_clean_image_is_captioned_once(
     assert write_captions(samples, tmp_path, counting, "test", 2) == Counts(3, 0)
     assert counting.sources == [f"train/noisy/GT/noisy{i}.png" for i in range(3)]
     captions = read_captions(tmp_path / CAPTIONS)
-    assert list(captions) == list(dict.fromkeys(s.origin()["gt_sha256"] for s in samples))
+    assert list(captions) == list(dict.fromkeys(s.metadata()["gt_sha256"] for s in samples))
     assert all(
-        captions[s.origin()["gt_sha256"]].endswith(f"colour {s.image('gt').mean():.3f}")
+        captions[s.metadata()["gt_sha256"]].endswith(f"colour {s.image('gt').mean():.3f}")
         for s in samples
     )
     assert sorted(p.name for p in tmp_path.glob("*captions*")) == [CAPTIONS]
@@ -305,7 +305,7 @@ def test_captions_with_odd_line_separators_come_back(
 def test_damaged_images_and_samples_are_recorded_and_stop_nothing(
     samples: list[SampleAddress], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    twins = [s for s in samples if s.origin()["gt_sha256"] == samples[0].origin()["gt_sha256"]]
+    twins = [s for s in samples if s.metadata()["gt_sha256"] == samples[0].metadata()["gt_sha256"]]
     assert len(twins) == 2
     for twin in twins:
         spoil(twin, "gt")
@@ -328,7 +328,7 @@ def test_one_whole_copy_of_an_image_is_enough(
     samples: list[SampleAddress], tmp_path: Path, number: int
 ) -> None:
     spoil(samples[number], "gt")
-    assert samples[2].origin()["gt_sha256"] == samples[5].origin()["gt_sha256"]
+    assert samples[2].metadata()["gt_sha256"] == samples[5].metadata()["gt_sha256"]
     assert write_captions(samples, tmp_path, Counting(), "test", 2) == Counts(3, 0)
 
 

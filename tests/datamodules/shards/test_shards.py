@@ -22,8 +22,7 @@ from datamodules.images import BadImage, read_image
 from datamodules.shards.index import INDEX, BadShard, read_index
 from datamodules.shards.reader import ShardSet
 from datamodules.shards.writer import TooManyBadPairs, write_shards
-from datamodules.sources.photos import EmbeddedPhotos, PhotoFolder
-from datamodules.sources.synthetic import SyntheticPairs
+from datamodules.sources.synthetic import EmbeddedPhotos, PhotoFolder, SyntheticPairs
 from tests.conftest import form, paired_folder
 
 Save = Callable[..., Path]

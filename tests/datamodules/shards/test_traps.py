@@ -30,7 +30,7 @@ from datamodules.images import BadImage, read_image
 from datamodules.mixture import DistributedEvalSampler, Mixture, TrainSampler
 from datamodules.shards.index import INDEX, BadShard, read_index
 from datamodules.shards.reader import ShardSet
-from datamodules.shards.store import Link
+from datamodules.shards.store import ShardLocation
 from datamodules.sources.existing import ExistingShards
 from tests.conftest import paired_folder
 from tests.samples import many, write
@@ -302,7 +302,7 @@ def test_10_no_s3(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no gopen handler"):
         keys(plain("s3://bucket/rainy-train-000000.tar"))
 
-    assert Link("s3://bucket/set").remote
+    assert ShardLocation("s3://bucket/set").remote
     url = f"pipe:cat {shards}/{{name}}"  # as `aws s3 cp s3://bucket/set/{name} -`
     ExistingShards(url, str(tmp_path / "cache"), 1.0, 4).link(tmp_path / "far")
     far, near = draws(tmp_path / "far", window=4), draws(shards, window=4)
