@@ -47,10 +47,8 @@ class RandomPatch:
         side = self.side
         if min(height, width) < side:
             raise BadImage(
-                f"{width}x{height} pixels are fewer than the patch of {side}; lower "
-                "restorer.patch_size or restorer.context_size, or, if this is a tile of a larger "
-                "image, make "
-                "the shards with a larger shards.format.tile_size"
+                f"{width}x{height} pixels are fewer than the crop of {side}; use smaller crops or, "
+                "if this is a tile of a larger image, larger tiles"
             )
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))

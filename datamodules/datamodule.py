@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 from datamodules.augment import Augment
 from datamodules.batch import Batch, IndexedSample, collate
 from datamodules.captions import read_captions
-from datamodules.dataset import EvalDataset, TooManyBadSamples, TrainDataset, size_of
+from datamodules.dataset import EvalDataset, TrainDataset, size_of
+from datamodules.errors import TooManyBadSamples
 from datamodules.mixture import DistributedEvalSampler, Mixture, TrainSampler
 from datamodules.shards.reader import ShardSet
 
@@ -177,8 +178,8 @@ class RestorationDataModule(LightningDataModule):
         if self._skipped > max(1.0, self._max_skipped_fraction * max(self._draws, 1000)):
             raise TooManyBadSamples(
                 f"{self._skipped} of {self._draws} training draws hit samples that cannot be used, "
-                f"more than data.max_skipped_fraction={self._max_skipped_fraction} allows; the "
-                "warnings above name them; mend the data, or raise it"
+                f"more than the fraction of {self._max_skipped_fraction} allowed; the warnings "
+                "above name them"
             )
 
     def _of_all_ranks(self, counts: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from datamodules.augment import Augment, View, add_margin, color_jitter
 from datamodules.batch import IndexedSample, Sample
 from datamodules.degradations import degrade
+from datamodules.errors import TooManyBadSamples
 from datamodules.images import BadImage, Pixels
 from datamodules.mixture import Mixture
 from datamodules.shards.index import BadShard
@@ -19,10 +20,6 @@ MAX_REDRAWS = 20
 """Damaged samples after which one draw gives up."""
 PREFETCH = 2000
 """How many draws ahead far shards are fetched."""
-
-
-class TooManyBadSamples(ValueError):
-    """More of the training data is damaged than the configuration allows."""
 
 
 class TrainDataset(Dataset[IndexedSample]):
@@ -101,7 +98,7 @@ class TrainDataset(Dataset[IndexedSample]):
             return ""
         if caption := self.captions.get(digest):
             return caption
-        raise BadImage(f"{stored.name}: no caption; run `make captions` for these shards")
+        raise BadImage(f"{stored.name}: has no caption")
 
     def _prefetch(self, n: int) -> None:
         if self.shards.store.window is None:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple, overload
 
 import numpy as np
 
+from datamodules.errors import BadIndex
 from datamodules.images import BadImage, Pixels, decode_image, image_size
 from datamodules.shards.index import BadShard
 from datamodules.shards.store import ShardStore, open_store
@@ -212,13 +213,13 @@ class ShardSet:
 
         Raises:
             BadShard: a shard is not what the index says.
-            ValueError: the split has no sample.
+            BadIndex: the split has no sample.
         """
         self.store = open_store(directory)
         shards = list(enumerate(self.store.shards))
         self._numbers = [n for n, shard in shards if shard.split == split and shard.count]
         if not self._numbers:
-            raise ValueError(f"no {split} samples in {directory}; run `make shards`")
+            raise BadIndex(f"{directory} has no {split} samples")
         words = sorted({word for n in self._numbers for word in self.store.shards[n].words})
         self.tasks = {
             word: Samples(self.store, [n for n in self._numbers if self._serves(n, word)], word)

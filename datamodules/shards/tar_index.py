@@ -49,7 +49,7 @@ def index_tar(path: Path, expected: Shard) -> Table:
                 samples[key][name] = (member.offset_data, member.size, kind)
                 last = key
     except (tarfile.TarError, OSError) as error:
-        raise BadShard(f"{path}: not a whole tar ({error}); see `make verify`") from error
+        raise BadShard(f"{path}: not a whole tar ({error})") from error
     return _table(path, samples, expected)
 
 
@@ -91,13 +91,9 @@ def check_size(path: Path, expected: Shard) -> int:
     try:
         stat = path.stat()
     except OSError as error:
-        raise BadShard(
-            f"{path}: missing, though the index lists it ({error.strerror}); see `make verify`"
-        ) from error
+        raise BadShard(f"{path}: missing, though the index lists it ({error.strerror})") from error
     if stat.st_size != expected.bytes:
-        raise BadShard(
-            f"{path}: {stat.st_size} bytes, the index says {expected.bytes}; see `make verify`"
-        )
+        raise BadShard(f"{path}: {stat.st_size} bytes, the index says {expected.bytes}")
     return stat.st_mtime_ns
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
+from datamodules.errors import FormatError, TooManyBadPairs
 from datamodules.files import atomic_write, file_hash, read_json, remove_partial, write_json
 from datamodules.images import ENCODERS, BadImage, Pixels, content_hash
 from datamodules.shards.index import INDEX, Shard
@@ -52,17 +53,11 @@ class Format:
         """Check the values."""
         if self.encoding not in ENCODERS:
             known = ", ".join(ENCODERS)
-            raise ValueError(f"shards.format.encoding={self.encoding!r}; choose one of: {known}")
+            raise FormatError(f"encoding={self.encoding!r}; choose one of: {known}")
         if self.shard_mb <= 0:
-            raise ValueError(f"shards.format.shard_mb={self.shard_mb}; give more than 0")
+            raise FormatError(f"shard_mb={self.shard_mb}; give more than 0")
         if self.tile_size is not None and self.tile_size < 32:
-            raise ValueError(
-                f"shards.format.tile_size={self.tile_size}; tiles have at least 32 pixels"
-            )
-
-
-class TooManyBadPairs(ValueError):
-    """More samples had to be left out than the configuration allows."""
+            raise FormatError(f"tile_size={self.tile_size}; tiles have at least 32 pixels a side")
 
 
 def write_shards(
@@ -145,13 +140,11 @@ def _plan_shards(
 
 def _check_plan(samples: Sequence[PlannedSample]) -> None:
     if not samples:
-        raise ValueError("shards.source gives no sample at all")
+        raise ValueError("there is nothing to write: the source has no sample")
     seen: set[tuple[str, tuple[str, ...], str]] = set()
     for sample in samples:
         if (name := (sample.split, sample.words, sample.key)) in seen:
-            raise ValueError(
-                f"shards.source: two samples have the key {name}; rename {sample.source}"
-            )
+            raise ValueError(f"two samples have the key {name}; rename {sample.source}")
         seen.add(name)
 
 
@@ -269,9 +262,8 @@ def _check_skipped(shards: Iterable[Shard], most: float) -> None:
     if len(skipped) > most:
         shown = "\n  ".join(skipped[:10])
         raise TooManyBadPairs(
-            f"{len(skipped)} training pairs so far cannot be used, more than the {int(most)} that "
-            "shards.max_skipped_fraction allows; mend them, or raise it. The first ones:\n"
-            f"  {shown}"
+            f"{len(skipped)} training pairs so far cannot be used, more than the {int(most)} "
+            f"allowed. The first ones:\n  {shown}"
         )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from datamodules.degradations import degrade
+from datamodules.errors import SourceError
 from datamodules.images import BadImage, Pixels, count_pixels, read_image
 
 SPLITS = ("train", "val")
@@ -147,14 +148,13 @@ class DegradedFile:
         return degrade(self.word, clean, stable_seed(self.seed, self.source, self.word)), clean
 
 
-def check_words(words: Sequence[str], known: Sequence[str], where: str) -> None:
-    """Raise ValueError unless all words are known ones."""
-    if isinstance(words, str):
-        raise ValueError(f"{where}={words}: give a list, as in [{words}]")
-    if unknown := sorted(set(words) - set(known)):
-        raise ValueError(
-            f"{where}: unknown degradation {', '.join(map(repr, unknown))}; known words: "
-            f"{', '.join(known)}. Rename it, or list your own words in shards.source.words"
+def check_list(values: Sequence[str], known: Sequence[str], parameter: str) -> None:
+    """Raise SourceError unless a parameter is a list of known values."""
+    if isinstance(values, str):
+        raise SourceError(f"{parameter}={values}: give a list, as in [{values}]")
+    if unknown := sorted(set(values) - set(known)):
+        raise SourceError(
+            f"{parameter}: unknown {', '.join(map(repr, unknown))}; choose from {', '.join(known)}"
         )
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from datamodules.errors import MissingDatasets, SourceError
 from datamodules.images import SUFFIXES
-from datamodules.sources.base import CleanFile, DegradedFile, FilePair, sample_key
+from datamodules.sources.base import CleanFile, DegradedFile, FilePair, check_list, sample_key
 from datamodules.sources.layouts import FOLDERS, LAYOUTS, Form, Layout
 
 Sample = FilePair | CleanFile | DegradedFile
@@ -47,12 +48,8 @@ class Benchmarks:
             FileNotFoundError: a dataset's folder is missing, or a split of it has no image.
         """
         if not self.datasets:
-            raise ValueError("shards.source.datasets names no dataset")
-        if unknown := sorted(set(self.datasets) - set(FOLDERS)):
-            raise ValueError(
-                f"shards.source.datasets: unknown dataset {', '.join(map(repr, unknown))}; "
-                f"known ones: {', '.join(FOLDERS)}"
-            )
+            raise SourceError("datasets names no dataset")
+        check_list(list(self.datasets), list(FOLDERS), "datasets")
         homes = self._homes()
         folder = cache(_images_of)
         return [
@@ -70,7 +67,7 @@ class Benchmarks:
         return sorted(path for path in degraded | clean if path.is_file())
 
     def _homes(self) -> dict[str, Path]:
-        """The folder of each dataset; raise FileNotFoundError that names all missing ones."""
+        """The folder of each dataset; raise MissingDatasets that names all missing ones."""
         homes: dict[str, Path] = {}
         missing = ""
         for dataset, given in self.datasets.items():
@@ -82,11 +79,7 @@ class Benchmarks:
             else:
                 homes[dataset] = home
         if missing:
-            raise FileNotFoundError(
-                f"datasets are missing below {self.root}:{missing}\nGive a dataset's folder as "
-                "shards.source.datasets.NAME=FOLDER, or leave it out with "
-                "~shards.source.datasets.NAME"
-            )
+            raise MissingDatasets(f"datasets are missing below {self.root}:{missing}")
         return homes
 
     def _samples(

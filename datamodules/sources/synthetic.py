@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 
 from datamodules.degradations import WORDS, degrade
+from datamodules.errors import MissingPackage, SourceError
 from datamodules.images import BadImage, Pixels, count_pixels, list_images, read_image
-from datamodules.sources.base import SPLITS, check_words, sample_key, size_text, stable_seed
+from datamodules.sources.base import SPLITS, check_list, sample_key, size_text, stable_seed
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class PhotoFolder:
 def _package_file(package: str, file: str) -> Path:
     spec = importlib.util.find_spec(package)  # finds the folder without importing the package
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"package {package} is not installed; run `make setup`")
+        raise MissingPackage(f"the package {package} is not installed")
     return Path(spec.submodule_search_locations[0]) / file
 
 
@@ -171,22 +172,20 @@ class SyntheticPairs:
     def __post_init__(self) -> None:
         """Check the values."""
         if set(self.draws) != set(SPLITS) or min(self.draws.values()) < 0:
-            raise ValueError(f"shards.source.draws={dict(self.draws)}: give train and val, from 0")
+            raise SourceError(f"draws={dict(self.draws)}: give train and val, from 0")
         if self.crop is not None and self.crop < 32:
-            raise ValueError(
-                f"shards.source.crop={self.crop}; crops have at least 32 pixels a side"
-            )
+            raise SourceError(f"crop={self.crop}; crops have at least 32 pixels a side")
         if len(self.zoom) != 2 or not 0 < self.zoom[0] <= self.zoom[1]:
-            raise ValueError(f"shards.source.zoom={self.zoom}: give [LEAST, MOST], above 0")
+            raise SourceError(f"zoom={self.zoom}: give [LEAST, MOST], above 0")
 
     def plan(self) -> list[CropOfPhoto]:
         """All crops: by split, words, photograph, draw.
 
         Raises:
-            ValueError: a word is unknown.
+            SourceError: a word is unknown.
         """
         words = WORDS if self.words is None else self.words
-        check_words(words, WORDS, "shards.source.words")
+        check_list(words, WORDS, "words")
         words = tuple(words)
         photos, zoom = self.photos.photos(), (self.zoom[0], self.zoom[1])
         plan = []

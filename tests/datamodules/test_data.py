@@ -18,7 +18,8 @@ from datamodules.augment import Augment, RandomPatch, whole_image
 from datamodules.batch import Batch, collate, collate_padded
 from datamodules.captions import CAPTIONS, write_captions
 from datamodules.datamodule import RestorationDataModule
-from datamodules.dataset import TooManyBadSamples, TrainDataset
+from datamodules.dataset import TrainDataset
+from datamodules.errors import TooManyBadSamples
 from datamodules.images import BadImage, read_image
 from datamodules.mixture import DistributedEvalSampler, Mixture, TrainSampler
 from datamodules.shards.reader import ShardSet
@@ -189,7 +190,7 @@ def test_too_many_damaged_samples_stop_training(shards: Path) -> None:
         data._count(torch.tensor([1, 1, 1]))
     data._check_skipped()
     data._count(torch.tensor([1, 1, 1]))
-    with pytest.raises(TooManyBadSamples, match=r"11 of 0 .*data\.max_skipped_fraction"):
+    with pytest.raises(TooManyBadSamples, match=r"11 of 0 .*fraction of 0\.01 allowed"):
         data._check_skipped()
 
 
@@ -252,7 +253,7 @@ def test_training_sample_without_caption_is_named(shards: Path) -> None:
     (shards / CAPTIONS).write_text("".join((shards / CAPTIONS).read_text().splitlines(True)[:1]))
     skipped = [line for batch in batches(data, 3) for line in batch.skipped]
     assert skipped
-    assert all("no caption; run `make captions`" in line for line in skipped)
+    assert all("has no caption" in line for line in skipped)
 
 
 def test_counts_survive_a_checkpoint(shards: Path) -> None:
@@ -274,5 +275,5 @@ def test_views_go_to_spawned_processes() -> None:
 def test_shares_left_at_one_may_name_any_word() -> None:
     mixture = Mixture({"noisy": [4], "rainy": [4]}, 0, {"hazy": 1, "rainy": 3})
     assert Counter(mixture(n)[0] for n in range(40)) == {"noisy": 10, "rainy": 30}
-    with pytest.raises(ValueError, match=r"data\.task_weights names hazy"):
+    with pytest.raises(ValueError, match=r"task_weights names hazy"):
         Mixture({"noisy": [4]}, 0, {"hazy": 2})

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from datamodules.augment import RandomPatch
-from datamodules.dataset import TooManyBadSamples, TrainDataset, load_whole
+from datamodules.dataset import TrainDataset, load_whole
+from datamodules.errors import TooManyBadSamples
 from datamodules.files import read_json, write_json
 from datamodules.images import BadImage, encode_npy
 from datamodules.mixture import Mixture
