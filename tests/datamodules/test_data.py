@@ -25,6 +25,7 @@ from datamodules.mixture import DistributedEvalSampler, Mixture, TrainSampler
 from datamodules.shards.reader import ShardSet
 from datamodules.shards.writer import write_shards
 from tests.conftest import form, paired_folder
+from tests.training_data import data_module
 
 Save = Callable[..., Path]
 
@@ -47,24 +48,6 @@ def spoil(shards: Path, name: str, key: str) -> None:
     with path.open("r+b") as file:
         file.seek(offset + 8)
         file.write(b"\xff" * (size - 8))
-
-
-def data_module(shards: Path, **changes: object) -> RestorationDataModule:
-    settings: dict[str, object] = {
-        "shards": shards,
-        "captions": None,
-        "augment": RandomPatch(16),
-        "with_clean": True,
-        "collate": collate,
-        "batch_size": 4,
-        "val_batch_size": 2,
-        "val_per_task": None,
-        "num_workers": 0,
-        "seed": 0,
-        "shares": {},
-        "max_skipped_fraction": 0.01,
-    }
-    return RestorationDataModule(**(settings | changes))  # type: ignore[arg-type]
 
 
 def draws_of(shards: Path, augment: Augment, **changes: object) -> TrainDataset:
@@ -162,7 +145,7 @@ def test_validation_can_be_limited_per_task(pair_folder: Path, tmp_path: Path) -
     train = [pair for pair in plan if pair.split == "train"]
     val = [replace(pair, split="val") for pair in train]  # type: ignore[type-var]
     write_shards(train + val, tmp_path / "s", form(), 0.0, num_workers=0)
-    loader = data_module(tmp_path / "s", val_per_task=2).val_dataloader()
+    loader = data_module(tmp_path / "s", val_images_per_task=2).val_dataloader()
     words = Counter(word for batch in loader for word in batch.degradation)
     assert words == {"noisy": 2, "rainy": 2}
 

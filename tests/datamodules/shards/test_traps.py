@@ -22,7 +22,6 @@ import webdataset
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.augment import RandomPatch
-from datamodules.batch import collate
 from datamodules.datamodule import RestorationDataModule
 from datamodules.dataset import EvalDataset, TrainDataset, load_whole
 from datamodules.files import write_json
@@ -34,6 +33,7 @@ from datamodules.shards.store import ShardLocation
 from datamodules.sources.existing import ExistingShards
 from tests.conftest import paired_folder
 from tests.samples import many, write
+from tests.training_data import data_module
 
 pytestmark = pytest.mark.filterwarnings("ignore:WebDataset:UserWarning")
 
@@ -74,19 +74,8 @@ def drawn(dataset: TrainDataset, numbers: Iterable[int]) -> list[str]:
 
 
 def module(folder: Path, num_workers: int, batch_size: int = 4) -> RestorationDataModule:
-    return RestorationDataModule(
-        shards=folder,
-        captions=None,
-        augment=RandomPatch(16),
-        with_clean=True,
-        collate=collate,
-        batch_size=batch_size,
-        val_batch_size=batch_size,
-        val_per_task=None,
-        num_workers=num_workers,
-        seed=0,
-        shares={},
-        max_skipped_fraction=0.01,
+    return data_module(
+        folder, batch_size=batch_size, val_batch_size=batch_size, num_workers=num_workers
     )
 
 
