@@ -1,4 +1,4 @@
-"""What training sees of an image: a crop, flipped and turned, the same of both images."""
+"""Augmentation: random crops, flips and quarter turns, the same for both images; colour jitter."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ GRID = 16
 
 
 class View(NamedTuple):
-    """A window of an image, then turned by quarters and flipped."""
+    """A crop of an image, then rotated by quarter turns and flipped."""
 
     window: Window
     turns: int = 0
     flip: bool = False
 
     def orient(self, image: Pixels) -> Pixels:
-        """Turn and flip what was cut out."""
+        """Rotate and flip the crop."""
         turned: Pixels = np.rot90(image, self.turns)
         return turned[:, ::-1] if self.flip else turned
 
 
 Augment = Callable[[int, int, np.random.Generator], View]
-"""(height, width, rng) -> what to see of an image of that size.
+"""(height, width, rng) -> the view of an image of that size.
 
 Raises BadImage where it is too small.
 """
@@ -56,16 +56,16 @@ class RandomPatch:
 
 
 def whole_image(height: int, width: int, rng: np.random.Generator) -> View:
-    """All of it: stage (a) makes its random view on the device."""
+    """The whole image: training of the controller crops on the device."""
     return View(Window(0, 0, height, width))
 
 
 def add_margin(window: Window, height: int, width: int) -> Window:
-    """A window with a margin of 16 to 32 pixels, from and to multiples of 16, within its image.
+    """A window with a margin of 16 to 32 pixels, aligned to multiples of 16, within its image.
 
-    What a synthetic degradation makes of it, inside the window, is close to what it would make of
-    the whole image: strokes come in from outside, and JPEG's blocks lie in the same places. JPEG
-    is exactly the same, since decoding looks one pixel beyond a block to interpolate chroma.
+    Inside the window, a synthetic degradation gives nearly the same as on the whole image: strokes
+    enter from outside, and JPEG blocks are aligned. JPEG gives exactly the same, since decoding
+    looks one pixel beyond a block to interpolate chroma.
     """
     top, left = (max(0, (start // GRID - 1) * GRID) for start in window[:2])
     bottom = min(height, ((window.top + window.height) // GRID + 2) * GRID)
@@ -74,7 +74,7 @@ def add_margin(window: Window, height: int, width: int) -> Window:
 
 
 def color_jitter(clean: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
-    """Another photograph of the same: y_c = clip(g h_c x_c^gamma), for each colour c.
+    """Vary exposure and colours: y_c = clip(g h_c x_c^gamma), for each colour c.
 
     The logarithms of gamma and g are uniform within `strength`, those of h_c within a fourth of it.
 

@@ -17,9 +17,9 @@ from datamodules.shards.index import BadShard
 from datamodules.shards.reader import OpenSample, SampleAddress, ShardSet, Window
 
 MAX_REDRAWS = 20
-"""Damaged samples after which one draw gives up."""
+"""How many damaged samples in a row make a draw fail."""
 PREFETCH = 2000
-"""How many draws ahead far shards are fetched."""
+"""How many draws ahead remote shards are fetched."""
 
 
 class TrainDataset(Dataset[IndexedSample]):
@@ -40,7 +40,7 @@ class TrainDataset(Dataset[IndexedSample]):
             shards: the training split.
             captions: by SHA-256 of the clean image; None leaves them empty.
             mixture: over the tasks of the shards.
-            augment: what to see of an image.
+            augment: chooses the crop of an image.
             with_clean: whether the clean image is wanted beside the degraded one.
             color_jitter: strength of the colour jitter applied to clean images before they are
                 degraded on the fly; 0 for none.
@@ -49,7 +49,7 @@ class TrainDataset(Dataset[IndexedSample]):
         self.augment, self.with_clean, self.color_jitter = augment, with_clean, color_jitter
 
     def __getitem__(self, n: int) -> IndexedSample:
-        """Draw n; a damaged sample is passed over for a random other one of its task.
+        """Draw n; a damaged sample is replaced by a random other one of its task.
 
         Raises:
             TooManyBadSamples: too many in a row were damaged.
@@ -108,7 +108,7 @@ class TrainDataset(Dataset[IndexedSample]):
 
 
 class EvalDataset(Dataset[IndexedSample]):
-    """Every sample as it is; numbers past the end give padding."""
+    """Every sample, uncropped; indices past the end give padding."""
 
     def __init__(self, samples: Sequence[SampleAddress]) -> None:
         """Read samples without captions."""
@@ -125,7 +125,7 @@ class EvalDataset(Dataset[IndexedSample]):
 
 
 def size_of(address: SampleAddress) -> tuple[int, int]:
-    """Height and width of a stored sample, by its header.
+    """Height and width of a stored sample, from its image headers.
 
     Raises:
         BadImage: it is damaged, or its images differ in size.
@@ -136,7 +136,7 @@ def size_of(address: SampleAddress) -> tuple[int, int]:
 
 
 def load_whole(address: SampleAddress) -> Sample:
-    """A stored sample, uncut and without its caption.
+    """A stored sample, uncropped and without its caption.
 
     Raises:
         BadImage: it is damaged, or has no degraded image.
@@ -166,7 +166,7 @@ def _size(stored: OpenSample, with_clean: bool) -> tuple[int, int]:
 def _degraded(
     clean: Pixels, word: str, window: Window, around: Window, rng: np.random.Generator
 ) -> tuple[Pixels, Pixels]:
-    """A window, degraded and clean, of what lies around it."""
+    """Degrade an image and its margin, and crop both to the window."""
     degraded = degrade(word, clean, int(rng.integers(2**63)))
     top, left = window.top - around.top, window.left - around.left
     rows, columns = slice(top, top + window.height), slice(left, left + window.width)

@@ -1,7 +1,7 @@
-"""The mixture: which sample the n-th training draw is, for any n, without a state.
+"""The mixture: which sample the n-th training draw is, for any n, without state.
 
-Whoever asks, in whatever order, on whatever rank or worker, draw n is the same sample under the
-same augmentation; so a run resumes from its draw number alone.
+Draw n is the same sample with the same augmentation in any order, on any rank and worker; so a run
+resumes from its number of draws alone.
 """
 
 from __future__ import annotations
@@ -123,14 +123,14 @@ class TrainSampler(Sampler[int]):
 
 
 class DistributedEvalSampler(Sampler[int]):
-    """One rank's share of `size` samples, every sample once over all ranks.
+    """One rank's part of `size` samples; every sample occurs once over all ranks.
 
-    Ranks get equally many numbers, so that none waits for another in a collective call; a number
-    of `size` or more stands for nothing and is marked not valid by the dataset.
+    All ranks get equally many indices, so that collective calls match; indices of `size` or more
+    are padding, which the dataset marks as not valid.
     """
 
     def __init__(self, size: int, rank: int, world: int) -> None:
-        """Of `world` ranks, this is the share of `rank`."""
+        """The samples of rank `rank` of `world` ranks."""
         self.numbers = range(rank, -(-size // world) * world, world)
 
     def __iter__(self) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""The index of a set of shards: what each must hold."""
+"""The index of a set of shards: what each must contain."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class Shard:
-    """What the index says of one shard."""
+    """The index entry of one shard."""
 
     name: str
     words: list[str]
@@ -27,7 +27,7 @@ class Shard:
 
 
 class BadShard(ValueError):
-    """A shard that is not what the index says; the message names it."""
+    """A shard that does not match its index entry; the message names it."""
 
 
 def read_index(directory: Path) -> list[Shard]:

@@ -37,7 +37,7 @@ class OpenSample:
     """A sample in an open shard."""
 
     def __init__(self, file: BinaryIO, row: Any, shard: str) -> None:
-        """`row` is of headers.ROW."""
+        """`row` is of tar_index.ROW."""
         self._file, self._row, self._shard = file, row, shard
         self._decoded: dict[str, Pixels] = {}
         self._arrays: dict[str, tuple[int, int, int]] = {}

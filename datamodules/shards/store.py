@@ -42,7 +42,7 @@ class ShardStore(Protocol):
         ...
 
     def prefetch(self, number: int) -> None:
-        """Get a shard ready that will be used soon."""
+        """Fetch a shard that will be used soon."""
         ...
 
 

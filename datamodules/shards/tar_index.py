@@ -121,7 +121,7 @@ def index_all_tars(
     try:
         _write_table(file, table)
     except OSError as error:
-        log.warning("%s; the shards are indexed anew each time", error)
+        log.warning("%s; the shards are indexed again each time", error)
     mapped = _map_table(file, len(table))
     return table if mapped is None else mapped
 
@@ -133,7 +133,7 @@ def _map_table(file: Path, samples: int) -> Table | None:
     except OSError:
         return None
     except Exception as error:  # NumPy has many kinds for a damaged file
-        log.warning("%s is damaged (%s); it is made anew", file, error)
+        log.warning("%s is damaged (%s); it is made again", file, error)
         return None
     return table if table.dtype == ROW and table.shape == (samples,) else None
 

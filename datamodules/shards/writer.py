@@ -69,7 +69,7 @@ def write_shards(
 ) -> list[Shard]:
     """Make all samples and write them as shards; those that are there already are kept.
 
-    A small file beside each shard, of its name but `.json`, tells that it is finished. A training
+    A small `.json` file beside each shard marks it as finished. A training
     sample that cannot be made is left out and recorded; a validation sample is an error.
     `num_workers` is the number of processes besides this one; 0 does it all in this one.
 

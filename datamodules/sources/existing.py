@@ -1,4 +1,4 @@
-"""Shards that are ready: made in another run, on a shared disk or behind a URL."""
+"""Shards that exist already: made in another run, on a shared disk or behind a URL."""
 
 from __future__ import annotations
 
