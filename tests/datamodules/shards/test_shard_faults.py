@@ -412,6 +412,6 @@ def test_shards_in_a_folder_that_cannot_be_written_are_read(
     with caplog.at_level(logging.WARNING):
         found = ShardSet(shards, "train")
     assert "Read-only file system" in caplog.text
-    assert "indexed anew each time" in caplog.text
+    assert "indexed again each time" in caplog.text
     assert len({load_whole(address).key for address in found.all()}) == 4
     assert not list(shards.glob("headers-*"))
