@@ -18,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from multiprocessing import connection, get_context, parent_process
+from operator import attrgetter
 from pathlib import Path
 
 import cv2
@@ -122,7 +123,8 @@ def _plan_shards(
 
     ordered = sorted(samples, key=task)  # stable within a task
     with ThreadPoolExecutor(16) as pool:  # headers on a network file system take their time
-        sizes = list(tqdm(pool.map(_raw_bytes, ordered), "sizes", len(ordered), unit="pair"))
+        pixels = pool.map(attrgetter("pixels"), ordered)
+        sizes = [3 * n for n in tqdm(pixels, "sizes", len(ordered), unit="pair")]
     jobs: dict[str, list[PlannedSample]] = {}
     number: Counter[str] = Counter()
     for (split, words), group in groupby(zip(ordered, sizes, strict=True), lambda s: task(s[0])):
@@ -146,10 +148,6 @@ def _check_plan(samples: Sequence[PlannedSample]) -> None:
         if (name := (sample.split, sample.words, sample.key)) in seen:
             raise ValueError(f"two samples have the key {name}; rename {sample.source}")
         seen.add(name)
-
-
-def _raw_bytes(sample: PlannedSample) -> int:
-    return sample.pixels * 3
 
 
 def _finish_shards(
@@ -193,7 +191,7 @@ def _prepare_process() -> None:
 
 def _finish_shard(path: Path, samples: Sequence[PlannedSample], form: Format) -> Shard:
     """Write one shard, or take what an interrupted run has finished."""
-    sidecar = _sidecar(path)
+    sidecar = path.with_suffix(".json")
     if path.is_file() and sidecar.is_file():
         finished = Shard(**read_json(sidecar))
         if path.stat().st_size == finished.bytes:
@@ -265,7 +263,3 @@ def _check_skipped(shards: Iterable[Shard], most: float) -> None:
             f"{len(skipped)} training pairs so far cannot be used, more than the {int(most)} "
             f"allowed. The first ones:\n  {shown}"
         )
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_suffix(".json")

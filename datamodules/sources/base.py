@@ -158,6 +158,20 @@ def check_list(values: Sequence[str], known: Sequence[str], parameter: str) -> N
         )
 
 
+def by_stem(images: Sequence[Path]) -> dict[str, Path]:
+    """Images by their names without suffix.
+
+    Raises:
+        ValueError: two of one folder differ in their suffix alone.
+    """
+    stems: dict[Path, Path] = {}
+    for path in images:
+        if other := stems.get(path.with_suffix("")):
+            raise ValueError(f"{other} and {path} differ in their suffix alone; remove one of them")
+        stems[path.with_suffix("")] = path
+    return {stem.name: path for stem, path in stems.items()}
+
+
 def sample_key(name: str, number: int) -> str:
     """A key for a file name, in the alphabet WebDataset keys are safe in, unique by its number."""
     safe = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")

@@ -11,7 +11,14 @@ from pathlib import Path
 
 from datamodules.errors import MissingDatasets, SourceError
 from datamodules.images import SUFFIXES
-from datamodules.sources.base import CleanFile, DegradedFile, FilePair, check_list, sample_key
+from datamodules.sources.base import (
+    CleanFile,
+    DegradedFile,
+    FilePair,
+    by_stem,
+    check_list,
+    sample_key,
+)
 from datamodules.sources.layouts import FOLDERS, LAYOUTS, Form, Layout
 
 Sample = FilePair | CleanFile | DegradedFile
@@ -133,7 +140,7 @@ def _check_names(images: list[Path], form: Form, where: str) -> None:
             f"where names match {form.name!r} before the suffix: {', '.join(wrong[:3])}; rename or "
             "remove them"
         )
-    _by_stem(images)
+    by_stem(images)
 
 
 def _clean_of(lq: Path, form: Form, folder: Callable[[Path], Folder]) -> Path:
@@ -148,17 +155,7 @@ def _clean_of(lq: Path, form: Form, folder: Callable[[Path], Folder]) -> Path:
 
 def _images_of(folder: Path) -> Folder:
     found = folder.iterdir() if folder.is_dir() else []
-    return _by_stem(sorted(path for path in found if _is_image(Path(path.name))))
-
-
-def _by_stem(images: list[Path]) -> Folder:
-    """Raise ValueError where two names differ in their suffix alone."""
-    stems: dict[Path, Path] = {}
-    for path in images:
-        if other := stems.get(path.with_suffix("")):
-            raise ValueError(f"{other} and {path} differ in their suffix alone; remove one of them")
-        stems[path.with_suffix("")] = path
-    return {stem.name: path for stem, path in stems.items()}
+    return by_stem(sorted(path for path in found if _is_image(Path(path.name))))
 
 
 def _is_image(path: Path) -> bool:

@@ -16,6 +16,7 @@ from datamodules.sources.base import (
     DegradedFile,
     FilePair,
     PlannedSample,
+    by_stem,
     check_list,
     sample_key,
 )
@@ -76,13 +77,15 @@ class PairFolder:
         return [sample for word in words for sample in self._word(split, word, folder / word)]
 
     def _word(self, split: str, word: str, folder: Path) -> Sequence[PlannedSample]:
+        clean = by_stem(list_images(folder / "GT"))
         if word in self.synthetic and (split == "train" or not (folder / "LQ").is_dir()):
-            return [self._synthetic(split, word, i, p) for i, p in _numbered(folder / "GT")]
-        clean = {path.stem: path for _, path in _numbered(folder / "GT")}
-        if alone := len(set(clean) - {lq.stem for _, lq in _lq(folder, word)}):
+            return [self._synthetic(split, word, i, p) for i, p in enumerate(clean.values())]
+        degraded = _degraded(folder, word)
+        if alone := len(set(clean) - set(degraded)):
             log.warning("%s: %d of %d clean images have no LQ image", folder, alone, len(clean))
         pairs = (
-            (i, lq, clean.get(lq.stem, folder / "GT" / lq.name)) for i, lq in _lq(folder, word)
+            (i, lq, clean.get(stem, folder / "GT" / lq.name))
+            for i, (stem, lq) in enumerate(degraded.items())
         )
         return [
             FilePair(split, word, sample_key(lq.stem, i), self._source(gt), lq, gt)
@@ -99,22 +102,7 @@ class PairFolder:
         return path.relative_to(self.root).as_posix()
 
 
-def _lq(folder: Path, word: str) -> list[tuple[int, Path]]:
+def _degraded(folder: Path, word: str) -> dict[str, Path]:
     if not (folder / "LQ").is_dir() and word in WORDS:
         raise MissingDegraded(f"no folder {folder / 'LQ'} of degraded images")
-    return _numbered(folder / "LQ")
-
-
-def _numbered(folder: Path) -> list[tuple[int, Path]]:
-    """The images of a folder with their numbers.
-
-    Raises:
-        ValueError: two names differ in their suffix alone.
-    """
-    images = list_images(folder)
-    stems: dict[str, Path] = {}
-    for path in images:
-        if other := stems.get(path.stem):
-            raise ValueError(f"{other} and {path} differ in their suffix alone; remove one of them")
-        stems[path.stem] = path
-    return list(enumerate(images))
+    return by_stem(list_images(folder / "LQ"))
