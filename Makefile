@@ -45,8 +45,7 @@ $(READY): $(PACKAGES) pyproject.toml
 	@touch $@
 
 demo: $(READY) ## restore ten kinds of damage with the model that comes with the project: table, report, pictures
-	@$(RUN) shards experiment=demo shards.source.crop=256
-	@$(RUN) evaluate experiment=demo evaluate.pretrained=shipped sampler.num_steps=1
+	@$(RUN) run experiment=demo shards.source.crop=256 evaluate.pretrained=shipped
 	@$(MAKE) --no-print-directory restore INPUT=outputs/demo/evaluation/examples OUTPUT=outputs/demo/restored ARGS=--compare
 
 demo-train: ## train the whole chain offline on embedded photographs, ending in a report and restored photographs
@@ -59,32 +58,28 @@ verify: $(READY) ## check the shards against their index, and name every fault
 
 ifeq ($(CLUSTER),)
 # Without a cluster there is nothing for DRY_RUN to show; the command says so.
-HERE = $(RUN) $(if $(DRY_RUN),--dry-run)
-
-shards: $(READY) ## pairs of images into WebDataset shards
-	@$(HERE) shards $(SETTINGS)
-
-captions: shards ## a caption for every clean image
-	@$(HERE) captions $(SETTINGS)
-
-train-controller: captions ## stage (a): DA-CLIP's image controller
-	@$(HERE) train-controller $(SETTINGS)
-
-train-restorer: train-controller ## stage (b): the diffusion restorer
-	@$(HERE) train-restorer $(SETTINGS)
-
-# Models named, or none at all, need no training before.
-TRAINED = $(if $(or $(findstring evaluate.restorer=,$(ARGS)),$(findstring evaluate.pretrained=,$(ARGS)),$(findstring evaluate.model=false,$(ARGS))),$(READY),train-restorer)
-evaluate: $(TRAINED) ## table, confusion matrix and report.html
-	@$(HERE) evaluate $(SETTINGS)
-
+CHAIN = run
 else ifeq ($(CLUSTER),slurm)
-shards captions train-controller train-restorer evaluate: $(READY)
-	@$(RUN) submit --upto $@ $(if $(DRY_RUN),--dry-run) $(SETTINGS)
-
+CHAIN = submit
 else
 $(error CLUSTER=$(CLUSTER) is unknown; there is CLUSTER=slurm)
 endif
+UPTO = $(RUN) $(CHAIN) --upto $@ $(if $(DRY_RUN),--dry-run) $(SETTINGS)
+
+shards: $(READY) ## pairs of images into WebDataset shards
+	@$(UPTO)
+
+captions: $(READY) ## a caption for every clean image
+	@$(UPTO)
+
+train-controller: $(READY) ## stage (a): DA-CLIP's image controller
+	@$(UPTO)
+
+train-restorer: $(READY) ## stage (b): the diffusion restorer
+	@$(UPTO)
+
+evaluate: $(READY) ## table, confusion matrix and report.html
+	@$(UPTO)
 
 train-all: evaluate ## captions, controller, restorer and evaluation, each if it is not fresh
 

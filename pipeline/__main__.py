@@ -1,6 +1,6 @@
 """`python -m pipeline STAGE [key=value ...]`: bring one stage of a run up to date.
 
-`submit` has a cluster do so for all stages up to one; `status` tells how they stand.
+`run` does so for all stages up to one, `submit` has a cluster do it; `status` tells how they stand.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ import argparse
 import logging
 import sys
 
-from pipeline.chain import STAGES
-from pipeline.config import Config, ConfigError, load_config
+from pipeline.chain import STAGES, run_chain
+from pipeline.compose import load_config
+from pipeline.config import Config, ConfigError
 from pipeline.errors import message
 from pipeline.preemption import Stopped, listen, stop_requested, stopped_status
 from pipeline.stage import run_stage
 
+OTHERS = ("run", "verify", "dashboard", "submit", "status")
 EXPECTED = (ConfigError, ValueError, FileNotFoundError, OSError)
 """What users cause and can mend; anything else is a fault of ours and keeps its traceback."""
 
@@ -25,7 +27,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     listen()
     try:
-        _do(arguments, load_config(arguments.overrides))
+        return _do(arguments, load_config(arguments.overrides))
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; the same command goes on from here\n")
         return 130
@@ -43,23 +45,27 @@ def main() -> int:
         # The other ranks, or the workers, were asked too, and have left already.
         sys.stderr.write(f"cut off while stopping ({error}); the same command goes on from here\n")
         return stopped_status()
-    return 0
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
-    parser.add_argument("command", choices=[*STAGES, "verify", "dashboard", "submit", "status"])
+    parser.add_argument("command", choices=[*STAGES, *OTHERS])
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="see conf/config.yaml")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    parser.add_argument("--upto", choices=STAGES, help="last stage to submit; left out: evaluate")
+    parser.add_argument("--upto", choices=STAGES, help="last stage of run and submit, or evaluate")
     parser.add_argument("--dry-run", action="store_true", help="show the jobs, submit nothing")
     found = parser.parse_intermixed_args()
-    if found.command != "submit" and (found.dry_run or found.upto):
-        parser.error("--dry-run and --upto are for submit, `make ... CLUSTER=slurm`")
+    if found.command != "submit" and found.dry_run:
+        parser.error("--dry-run is for submit, `make ... CLUSTER=slurm`")
+    if found.command not in ("run", "submit") and found.upto:
+        parser.error("--upto is for run and submit")
     return found
 
 
-def _do(arguments: argparse.Namespace, config: Config) -> None:
+def _do(arguments: argparse.Namespace, config: Config) -> int:
+    upto = arguments.upto or "evaluate"
+    if arguments.command == "run":
+        return run_chain(config, upto)
     if arguments.command == "dashboard":
         from pipeline.dashboard import run as draw
 
@@ -71,13 +77,14 @@ def _do(arguments: argparse.Namespace, config: Config) -> None:
     elif arguments.command == "submit":
         from pipeline.slurm.submit import submit
 
-        submit(config, arguments.overrides, arguments.upto or "evaluate", arguments.dry_run)
+        submit(config, upto, arguments.dry_run)
     elif arguments.command == "status":
         from pipeline.slurm.status import status
 
         logging.getLogger(__name__).info("%s", "\n".join(status(config)))
     else:
         run_stage(STAGES[arguments.command], config)
+    return 0
 
 
 if __name__ == "__main__":

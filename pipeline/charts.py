@@ -1,37 +1,44 @@
-"""Line charts as SVG, without a library: for pages that must open anywhere."""
+"""Line charts as SVG, to stand inside a page whose text colour they take."""
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from pipeline.curves import Line, Panel, Points
 
-WIDTH, HEIGHT = 460, 230
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 24
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 COLOURS = [
     *("#4269d0", "#efb118", "#ff725c", "#3ca951", "#a463f2"),
     *("#6cc5b0", "#ff8ab7", "#9c6b4e", "#97bbf5", "#9498a0"),
 ]
+TEXT = "#808081"
+"""Stands for the page's text colour while a chart is drawn."""
 THIN, THICKEST = 1.6, 9.0
 """Width of a curve; where curves may coincide, those below are wider, up to this."""
-MOST_POINTS = 160
+MAX_POINTS = 160
 """Longer curves are drawn as means over equal stretches of their points."""
 LOG_FROM = 30.0
 """Ratio of the largest to the smallest value from which an axis that may be logarithmic is."""
 
 
 def chart(panel: Panel) -> Markup:
-    """A figure with its title, its curves, and a legend that has their last values."""
+    """A figure with its title, its curves, and a legend with their last values."""
     lines = [Line(line.label, _finite(line.points)) for line in panel.lines]
     drawn = [line for line in lines if line.points]
     body = _svg(drawn, panel.log, panel.runs) if drawn else Markup("<p>no finite value</p>")
     legend = Markup("").join(
         Markup('<span><i style="background:{}"></i>{} <b>{}</b></span> ').format(
-            _colour(number), line.label, short(line.points[-1][1])
+            COLOURS[number % len(COLOURS)], line.label, short(line.points[-1][1])
         )
         for number, line in enumerate(drawn)
     )
@@ -40,98 +47,69 @@ def chart(panel: Panel) -> Markup:
     )
 
 
-def short(value: float, digits: int = 3) -> str:
+def short(value: float) -> str:
     """A number in few characters: 12000 as 12k, 0.012345 as 0.0123."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:.{digits}g}{unit}"
-    return f"{value:.{digits}g}"
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
 
 
-def labels(values: Sequence[float]) -> list[str]:
-    """Different numbers in as few characters as tell them apart."""
-    for digits in range(3, 12):
-        texts = [short(value, digits) for value in values]
-        if len(set(texts)) == len(texts):
-            break
-    return texts
+def to_svg(figure: Figure) -> str:
+    """A figure as an SVG element with its text as text; the same figure gives the same SVG."""
+    from matplotlib import rc_context
 
-
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers in low..high, about `count` of them."""
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten in low..high; the powers alone where those are many."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if len(powers) <= 4 else (1,)
-    return [f * 10.0**p for p in powers for f in factors if low <= f * 10.0**p <= high]
+    file = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "chart", "font.family": "sans-serif"}):
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", metadata=nothing)
+    svg = file.getvalue()
+    return svg[svg.index("<svg") :]
 
 
 def _finite(points: Points) -> Points:
     """The points with a value, thinned by averaging."""
     kept = [point for point in points if math.isfinite(point[1])]
-    if len(kept) <= MOST_POINTS:
+    if len(kept) <= MAX_POINTS:
         return kept
-    parts = np.array_split(np.array(kept, dtype=float), MOST_POINTS)
+    parts = np.array_split(np.array(kept, dtype=float), MAX_POINTS)
     return [(int(part[-1, 0]), float(part[:, 1].mean())) for part in parts]
 
 
 def _svg(lines: Sequence[Line], may_log: bool, stacked: bool) -> Markup:
-    values = [value for line in lines for _, value in line.points]
-    steps = [step for line in lines for step, _ in line.points]
-    low, high = min(values), max(values)
-    log = may_log and low > 0 and high / low >= LOG_FROM
-    margin = 0.0 if log else 0.05 * (high - low) or 0.05 * abs(high)
-    low, high = (low - margin, high + margin) if high > low or high else (0.0, 1.0)
-    left, right = float(min(steps)), float(max(max(steps), min(steps) + 1))
+    from matplotlib.figure import Figure
 
-    def x(step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (step - left) / (right - left)
-
-    def y(value: float) -> float:
-        share = (
-            math.log(value / low) / math.log(high / low) if log else (value - low) / (high - low)
+    figure = Figure(figsize=(4.6, 2.3), layout="constrained", facecolor="none")
+    axes = figure.subplots()
+    for number, line in enumerate(lines):
+        steps, values = zip(*line.points, strict=True)
+        wider = (THICKEST - THIN) * (1 - (number + 1) / len(lines)) if stacked else 0.0
+        axes.plot(
+            steps,
+            values,
+            color=COLOURS[number % len(COLOURS)],
+            linewidth=THIN + wider,
+            marker="o" if len(steps) == 1 else None,
+            gid=f"curve_{number}",
         )
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
-
-    levels = log_ticks(low, high) if log else ticks(low, high)
-    marks = [
-        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
-        f'<text x="{LEFT - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{label}</text>'
-        for t, label in zip(levels, labels(levels), strict=True)
-    ]
-    marks += [
-        f'<text x="{x(t):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{label}</text>'
-        for t, label in zip(ticks(left, right), labels(ticks(left, right)), strict=True)
-    ]
-    curves = [
-        _curve(
-            [(x(step), y(value)) for step, value in line.points],
-            _colour(number),
-            THIN + (THICKEST - THIN) * (1 - (number + 1) / len(lines) if stacked else 0),
-            line.label,
-        )
-        for number, line in enumerate(lines)
-    ]
-    return Markup(
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(marks)}{"".join(curves)}</svg>'
-    )
+    _style(axes, may_log and _is_wide([value for line in lines for _, value in line.points]))
+    # Axes are numbered alike in every figure of a page, where an id may stand once.
+    svg = re.sub(r' id="curve_\d+"', ' class="curve"', to_svg(figure).replace(TEXT, "currentColor"))
+    return Markup(re.sub(r' id="\w+_\d+"', "", svg))
 
 
-def _curve(points: Sequence[tuple[float, float]], colour: str, width: float, label: str) -> str:
-    title = f"<title>{escape(label)}</title>"
-    if len(points) == 1:
-        ((x, y),) = points
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}">{title}</circle>'
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{path}" stroke="{colour}" stroke-width="{width}">{title}</polyline>'
+def _is_wide(values: Sequence[float]) -> bool:
+    return min(values) > 0 and max(values) / min(values) >= LOG_FROM
 
 
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+def _style(axes: Axes, log: bool) -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    if log:
+        axes.set_yscale("log")
+    axes.set_facecolor("none")
+    axes.grid(axis="y", color=TEXT, alpha=0.3)
+    axes.tick_params(which="both", length=0, labelsize=8, colors=TEXT)
+    axes.spines[:].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -15,11 +15,16 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from datamodules.files import atomic_write, read_json
-from pipeline.chain import CONTROLLER, EVALUATION, FIGURES, REPORT, RESTORER, STAGES
+from pipeline.chain import STAGES
 from pipeline.charts import chart
 from pipeline.config import Config
 from pipeline.curves import Points, panels, read_curves
+from pipeline.sections import DashboardConfig, LoggerConfig
 from pipeline.stage import read_record
+from pipeline.stages.evaluate import FIGURES, REPORT
+from pipeline.stages.evaluate import STAGE as EVALUATION
+from pipeline.stages.train_controller import STAGE as CONTROLLER
+from pipeline.stages.train_restorer import STAGE as RESTORER
 from pipeline.training.callbacks import SAMPLES
 
 log = logging.getLogger(__name__)
@@ -49,7 +54,7 @@ def run(config: Config) -> None:
     Raises:
         FileNotFoundError: a folder has no stage that was begun.
     """
-    folders = [Path(folder) for folder in (config.run_dir, *config.dashboard.compare)]
+    folders = [config.run_dir, *map(Path, config[DashboardConfig].compare)]
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
@@ -58,7 +63,7 @@ def run(config: Config) -> None:
     with atomic_write(page) as file:
         file.write(_render(runs).encode())
     log.info("dashboard: %s", page)
-    if config.logger.project is not None:
+    if config[LoggerConfig].project is not None:
         _show_on_wandb(config, folders, runs)
 
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from pipeline.config import Config
+from pipeline.training.sections import TrainerConfig
+
+if TYPE_CHECKING:
+    import torch
 
 ADVICE = "start all processes with torchrun or srun, or unset these variables to run a single one"
 
@@ -65,3 +71,24 @@ def _check_single_machine() -> None:
         raise ValueError(
             f"NODE_RANK={os.environ['NODE_RANK']} in the environment, but no RANK; {ADVICE}"
         )
+
+
+def use_own_gpu(rank: Rank) -> None:
+    """Make a GPU of its own torch's current one for each process of a machine.
+
+    A process may see all GPUs of the machine, or only its own.
+    """
+    if rank.local == 0:
+        return
+    import torch
+
+    if count := torch.cuda.device_count():
+        torch.cuda.set_device(rank.local % count)
+
+
+def device_of(config: Config) -> torch.device:
+    """The device that a run restores and measures on."""
+    import torch
+
+    cuda = config[TrainerConfig].accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if cuda else "cpu")

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+
+class BadModel(ValueError):
+    """A model or a file of one that cannot be used; the message names it and says why."""
+
+
+class NotFetched(FileNotFoundError):
+    """A model that is elsewhere, and is fetched when it is needed."""
+
+
 REMEDIES: dict[type[Exception], str] = {}
 """By the class of an error of `modules` or `datamodules`: which setting or command mends it."""
 

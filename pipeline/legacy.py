@@ -58,10 +58,29 @@ VALUES: Mapping[str, Mapping[str, str]] = {
     "source": {"ready": "existing"},
 }
 """Key as it is -> value as it was -> as it is."""
-NETWORKS: Mapping[str, str] = {
-    "modules.unet.ConditionalUNet": "modules.networks.unet.ConditionalUNet"
+NETWORKS: Mapping[str, str] = {"modules.unet.ConditionalUNet": "unet"}
+"""Class of a network, as files of before name it -> its name in the registry."""
+TARGETS: Mapping[str, str] = {
+    "datamodules.folders.PairFolder": "datamodules.sources.folder.PairFolder",
+    "datamodules.synthetic.SyntheticPairs": "datamodules.sources.synthetic.SyntheticPairs",
+    "datamodules.photos.EmbeddedPhotos": "datamodules.sources.photos.EmbeddedPhotos",
+    "datamodules.photos.PhotoFolder": "datamodules.sources.photos.PhotoFolder",
+    "datamodules.benchmarks.Benchmarks": "datamodules.sources.benchmarks.Benchmarks",
+    "datamodules.ready.ReadyShards": "datamodules.sources.existing.ExistingShards",
+    "modules.captioners.BlipCaptioner": "modules.captioning.blip.BlipCaptioner",
 }
-"""Classes of networks in model files, as they were -> as they are."""
+"""Classes that settings of before name -> where they are."""
+
+
+def new_name(key: str, value: str) -> str:
+    """What a setting of before is called today; empty for one that is not of before."""
+    if new := VALUES.get(key, {}).get(value):
+        return f"{key}={new}"
+    parts = key.split(".")
+    for length in range(len(parts), 0, -1):
+        if new := RENAMED.get(".".join(parts[:length])):
+            return ".".join([new, *parts[length:]])
+    return ""
 
 
 def renamed(section: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +103,69 @@ def current_model(about: Mapping[str, Any]) -> dict[str, Any]:
     if "target" in found:
         target = found.pop("target")
         found["prediction_type"] = VALUES["restorer.prediction_type"].get(target, target)
-    if isinstance(network := found.get("network"), dict) and "_target_" in network:
-        target = network["_target_"]
-        found["network"] = {**network, "_target_": NETWORKS.get(target, target)}
+    if isinstance(network := found.get("network"), dict):
+        found["network"] = named_network(network)
     return found
+
+
+def named_network(network: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a network, by its name in the registry where its class was named before."""
+    arguments = dict(network)
+    if name := NETWORKS.get(str(arguments.get("_target_"))):
+        del arguments["_target_"]
+        return {"name": name, **arguments}
+    return arguments
+
+
+def current_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a stage, with its settings under today's names and in today's sections."""
+    settings = record.get("config", {})
+    found = {
+        RENAMED.get(section, section): _current(section, node) for section, node in settings.items()
+    }
+    if isinstance(restorer := found.get("restorer"), dict) and "network" in restorer:
+        found["network"] = named_network(restorer.pop("network"))
+    return {**record, "config": found}
+
+
+def _current(section: str, node: Any) -> Any:
+    """Settings at and below a key, under today's names and with today's values."""
+    new = RENAMED.get(section, section)
+    if isinstance(node, Mapping):
+        return {
+            RENAMED.get(f"{section}.{name}", name).rpartition(".")[2]: _current(
+                f"{section}.{name}", child
+            )
+            for name, child in node.items()
+        }
+    if not isinstance(node, str):
+        return node
+    return (
+        TARGETS.get(node, node)
+        if section.endswith("_target_")
+        else VALUES.get(new, {}).get(node, node)
+    )
+
+
+_STATES: Mapping[str, str] = {
+    "KeepBest": "BestCheckpoint",
+    "AfterSteps": "StepCheckpoint",
+    "Average": "EmaCallback",
+}
+"""Callback whose state a checkpoint has, as it was -> as it is."""
+
+
+def current_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A training checkpoint, its states under the names of today's classes."""
+    found = dict(checkpoint)
+    if "MixedData" in found:
+        found["RestorationDataModule"] = found.pop("MixedData")
+    if "callbacks" in found:
+        found["callbacks"] = {_state(key): state for key, state in found["callbacks"].items()}
+    return found
+
+
+def _state(key: str) -> str:
+    """A callback's key: the name of its class, and what tells it from others of that class."""
+    name, brace, rest = key.partition("{")
+    return _STATES.get(name, name) + brace + rest

@@ -14,23 +14,26 @@ import logging
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from datamodules.files import atomic_write, file_hash, read_json, write_json
 from pipeline.config import Config, check_targets
 from pipeline.distributed import current_rank
+from pipeline.frozen_imports import frozen_imports
+from pipeline.legacy import current_record
 from pipeline.tracking import tracked
 
 log = logging.getLogger(__name__)
 
 RECORD = "stage.json"
+DEPENDS = ("stage", "seed", "config", "inputs")
+"""What of a record the stage's result depends on."""
 PATIENCE_S = 600
 """How long further processes wait for the first one to begin a stage."""
 
@@ -41,24 +44,30 @@ class Stage:
 
     name: str
     """Also its folder in the run."""
+    command: str
+    """What it is called on the command line."""
     sections: Sequence[str]
-    """The parts of the configuration its result depends on, besides the seed."""
-    inputs: Callable[[Config], list[Path]]
-    """The files its result depends on, by content."""
+    """The dotted keys of the settings its result depends on, besides the seed."""
     outputs: Sequence[str]
     """The files in its folder without which it is not whole."""
+    inputs: Callable[[Config], list[Path]]
+    """The files its result depends on, by content."""
+    check: Callable[[Config], None]
+    """Refuse settings that cannot work, before what they replace is set aside."""
     run: Callable[[Config, Path], None]
     """Do the work in a folder, going on from what an interrupted run has left there."""
-    parallel: bool = False
-    """Whether several processes do the work together; else the first one does it alone."""
-    check: Callable[[Config], None] = lambda config: None
-    """Refuse settings that cannot work, before what they replace is set aside."""
+    needs: Callable[[Config], Sequence[Stage]] = lambda config: ()
+    """The stages whose results it reads."""
     many_inputs: Callable[[Config], list[Path]] = lambda config: []
     """Further files, too many to read each time: by name, size and time of change."""
+    prepare: Callable[[Config], None] = lambda config: None
+    """Fetch inputs that are elsewhere; a query, such as whether the stage is fresh, never does."""
+    parallel: bool = False
+    """Whether several processes do the work together; else the first one does it alone."""
 
     def folder(self, config: Config) -> Path:
         """Where the stage keeps what it makes."""
-        return Path(config.run_dir) / self.name
+        return config.run_dir / self.name
 
 
 def run_stage(stage: Stage, config: Config) -> None:
@@ -70,13 +79,15 @@ def run_stage(stage: Stage, config: Config) -> None:
         ConfigError: a `_target_` has unknown arguments.
     """
     folder = stage.folder(config)
+    stage.prepare(config)
     wanted = describe(stage, config)
     found = read_record(folder)
     if _fresh(stage, folder, found, wanted):
         log.info("%s: fresh, nothing to do (%s)", stage.name, folder)
         return
-    check_targets(config)
-    stage.check(config)
+    with frozen_imports():
+        check_targets(config)
+        stage.check(config)
     if current_rank().rank > 0:
         if _fresh(stage, folder, _await_record(folder, wanted), wanted):
             return
@@ -97,7 +108,7 @@ def run_stage(stage: Stage, config: Config) -> None:
     }
     _record(folder, wanted, "running", starts)
     with atomic_write(folder / "config.yaml") as file:
-        file.write(OmegaConf.to_yaml(OmegaConf.create(asdict(config))).encode())
+        file.write(yaml.safe_dump(config.values, sort_keys=False, allow_unicode=True).encode())
     log.info("%s: %s in %s", stage.name, "going on" if _agree(found, wanted) else "starts", folder)
     outputs = [folder / name for name in stage.outputs]
     with tracked(config, folder, stage.inputs(config), outputs, wanted["code"]):
@@ -118,21 +129,16 @@ def is_fresh(stage: Stage, config: Config) -> bool:
 
 def describe(stage: Stage, config: Config) -> dict[str, Any]:
     """What the result of a stage depends on, and the code version for the record."""
-    settings = asdict(config)
     inputs = {_label(path, config): _hash_input(path) for path in stage.inputs(config)}
     if many := stage.many_inputs(config):
         inputs[f"{len(many)} source files"] = _hash_listing(many)
     depends = {
         "stage": stage.name,
         "seed": config.seed,
-        "config": {section: _setting(settings, section) for section in stage.sections},
+        "config": {section: config.value(section) for section in stage.sections},
         "inputs": inputs,
     }
-    canonical = json.dumps(depends, sort_keys=True).encode()
-    return depends | {
-        "fingerprint": hashlib.sha256(canonical).hexdigest(),
-        "code": code_version(),
-    }
+    return depends | {"fingerprint": _fingerprint(depends), "code": code_version()}
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -155,7 +161,14 @@ def code_version() -> str:
 
 
 def _agree(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    return bool(found.get("fingerprint") == wanted["fingerprint"])
+    """Whether two records are of the same settings and inputs, the first maybe under old names."""
+    record = current_record(found)
+    return all(record.get(name) == wanted[name] for name in DEPENDS)
+
+
+def _fingerprint(depends: dict[str, Any]) -> str:
+    canonical = json.dumps({name: depends.get(name) for name in DEPENDS}, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _fresh(stage: Stage, folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> bool:
@@ -166,14 +179,9 @@ def _whole(stage: Stage, folder: Path) -> bool:
     return all((folder / name).is_file() for name in stage.outputs)
 
 
-def _setting(settings: dict[str, Any], section: str) -> Any:
-    """A section, or with dots in its name a part of one."""
-    return reduce(lambda node, key: node[key], section.split("."), settings)
-
-
 def _label(path: Path, config: Config) -> str:
     """Within the run a relative path, so that a run may be moved."""
-    run = Path(config.run_dir)
+    run = config.run_dir
     return path.relative_to(run).as_posix() if path.is_relative_to(run) else str(path)
 
 
@@ -235,7 +243,7 @@ def _changes(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     """The names of the settings and inputs in which two records differ."""
     before, after = (
         {"seed": record.get("seed")} | _flat(record.get("config", {})) | record.get("inputs", {})
-        for record in (found, wanted)
+        for record in (current_record(found), wanted)
     )
     names = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
     return ", ".join(names[:6]) + (" ..." if len(names) > 6 else "")

@@ -13,7 +13,6 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 
 from datamodules.files import atomic_write
 from pipeline.config import Config
+from pipeline.sections import LoggerConfig
 
 if TYPE_CHECKING:
     import wandb
@@ -88,10 +88,10 @@ def tracked(
         outputs: the files it makes.
         code: version.
     """
-    if config.logger.project is None:
+    if config[LoggerConfig].project is None:
         yield
         return
-    run_dir = Path(config.run_dir).resolve()
+    run_dir = config.run_dir.resolve()
     used = [path.resolve() for path in inputs if path.resolve().parent.parent == run_dir]
     TRACKER.start(lambda: _begin(config, folder, used, code))
     status = 1
@@ -120,13 +120,13 @@ def group_of(run_dir: Path) -> str:
 def _begin(config: Config, folder: Path, used: Sequence[Path], code: str) -> wandb.Run:
     import wandb
 
-    group, settings = group_of(Path(config.run_dir)), wandb.setup().settings
+    group, settings = group_of(config.run_dir), wandb.setup().settings
     artifacts = [_artifact(path.parent, [path]) for path in used]
     links = {artifact.type: f"{artifact.name}:{artifact.digest}" for artifact in artifacts}
 
     def init(mode: Any) -> wandb.Run:
         return wandb.init(
-            project=config.logger.project,
+            project=config[LoggerConfig].project,
             group=group,
             job_type=folder.name,
             name=f"{group}-{folder.name}",
@@ -134,7 +134,7 @@ def _begin(config: Config, folder: Path, used: Sequence[Path], code: str) -> wan
             resume="allow",
             dir=folder,
             mode=mode,
-            config=asdict(config) | {"code": code, "used_artifacts": links},
+            config=dict(config.values) | {"code": code, "used_artifacts": links},
             allow_val_change=True,
             settings=wandb.Settings(
                 init_timeout=BEGIN_S,

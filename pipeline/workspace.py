@@ -20,10 +20,14 @@ import wandb_workspaces.reports.v2.interface as wr
 import wandb_workspaces.workspaces as ws
 
 from datamodules.files import atomic_write
-from pipeline.chain import CONTROLLER, EVALUATION, RESTORER, STAGES
+from pipeline.chain import STAGES
 from pipeline.charts import COLOURS
 from pipeline.config import Config
 from pipeline.curves import groups
+from pipeline.sections import LoggerConfig
+from pipeline.stages.evaluate import STAGE as EVALUATION
+from pipeline.stages.train_controller import STAGE as CONTROLLER
+from pipeline.stages.train_restorer import STAGE as RESTORER
 from pipeline.tracking import ID, group_of, has_key, one_line
 from pipeline.training import callbacks
 
@@ -156,7 +160,7 @@ def _save(config: Config, folders: Sequence[Path], shown: list[ws.Section]) -> s
     runs = [group_of(folder) for folder in folders if (folder / ID).is_file()]
     if not runs:
         raise FileNotFoundError(f"no stage of {folders[0]} has run with logger=wandb")
-    entity, project = settings.entity or wandb.Api().default_entity, config.logger.project
+    entity, project = settings.entity or wandb.Api().default_entity, config[LoggerConfig].project
     view = _last(folders[0] / VIEW, str(entity), str(project))
     view.name, view.sections, view.runset_settings = runs[0], shown, runset(runs)
     view.settings = ws.WorkspaceSettings(x_axis="step", max_runs=len(STAGES) * len(runs))

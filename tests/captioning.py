@@ -17,8 +17,8 @@ import numpy as np
 
 from datamodules.captioners import Captioner
 from modules.captioning.blip import BlipCaptioner
-from pipeline.config import load_config
-from pipeline.stages.captions import run
+from pipeline.compose import load_config
+from pipeline.stages.captions import STAGE
 
 
 def note(sources: Sequence[str]) -> None:
@@ -48,4 +48,4 @@ if __name__ == "__main__":
     config = load_config(sys.argv[1:])
     folder = Path(config.run_dir) / "captions"
     folder.mkdir(exist_ok=True)
-    run(config, folder)
+    STAGE.run(config, folder)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -15,8 +15,10 @@ from PIL import Image
 
 from datamodules.shards.writer import Format
 from datamodules.sources.folder import PairFolder
-from pipeline.config import Config, load_config
+from pipeline.compose import load_config
+from pipeline.config import Config, Section
 
+S = TypeVar("S", bound=Section)
 TINY_RUN = [
     "experiment=demo",
     "trainer.devices=1",
@@ -108,6 +110,11 @@ def tiny_config(tmp_path: Path) -> Callable[..., Config]:
         return load_config([*TINY_RUN, f"run_dir={tmp_path / 'run'}", *overrides])
 
     return load
+
+
+def section(kind: type[S], **changes: Any) -> S:
+    """A section of the demo's configuration, with changes."""
+    return load_config(["experiment=demo"])[kind].model_copy(update=changes)
 
 
 CHAIN = ["shards", "captions", "train-controller", "train-restorer", "evaluate"]

@@ -15,6 +15,8 @@ from pipeline.config import Config
 from pipeline.evaluation.rows import Row
 from pipeline.models.publish import export
 from pipeline.models.store import save_controller, save_restorer
+from pipeline.stages.train_restorer import ProcessConfig
+from pipeline.training.sections import RestorerConfig
 from tests.conftest import photograph
 
 WORDS = ("hazy", "noisy", "rainy")
@@ -30,7 +32,7 @@ ARCHITECTURE = {
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
 }
 UNET = {
-    "_target_": "modules.networks.unet.ConditionalUNet",
+    "name": "unet",
     "width": 32,
     "multipliers": [1, 1],
     "context_dim": 32,
@@ -71,7 +73,7 @@ def tiny_daclip() -> DaClip:
 def tiny_unet() -> ConditionalUNet:
     """Untrained, but with conditions that have an effect."""
     torch.manual_seed(1)
-    network = ConditionalUNet(**{k: v for k, v in UNET.items() if k != "_target_"})
+    network = ConditionalUNet(**{k: v for k, v in UNET.items() if k != "name"})
     for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -82,8 +84,12 @@ def save_models(config: Config, folder: Path) -> tuple[Path, Path]:
     """Files of a small controller and a small restorer that was trained with it."""
     controller, restorer = folder / "controller.safetensors", folder / "restorer.safetensors"
     save_controller(controller, DaClipEncoder(tiny_daclip(), WORDS), ARCHITECTURE)
-    config.network = UNET
-    save_restorer(restorer, tiny_unet(), config, controller)
+    about = {
+        "network": UNET,
+        "prediction_type": config[RestorerConfig].prediction_type,
+        "process": config[ProcessConfig].model_dump(),
+    }
+    save_restorer(restorer, tiny_unet(), about, controller)
     return controller, restorer
 
 

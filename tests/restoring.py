@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from modules.clip.daclip import build_daclip
 from modules.clip.encoder import DaClipEncoder
-from modules.diffusion.prediction import prediction_type
+from modules.diffusion.prediction import PREDICTION_TYPES
 from modules.diffusion.schedule import make_noise_schedule
 from modules.inference.restore import Denoiser
 from modules.networks.unet import ConditionalUNet
@@ -36,7 +36,7 @@ def tiny_denoiser() -> Denoiser:
         torch.manual_seed(1)
         network = ConditionalUNet(32, (1, 1), 32).eval().requires_grad_(False)
     network.head.weight *= 0.3
-    return Denoiser(network, make_noise_schedule(), prediction_type("sample"))
+    return Denoiser(network, make_noise_schedule(), PREDICTION_TYPES.find("sample"))
 
 
 def tiny_restorer(**changes: Any) -> Restorer:

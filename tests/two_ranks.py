@@ -60,7 +60,7 @@ class NotesEnd(Callback):
         note.write_text(f"{type(exception).__name__}: {exception}")
 
 
-def data(shards: Path, batch_size: int = 4, workers: int = 0) -> RestorationDataModule:
+def data(shards: Path, batch_size: int = 4, num_workers: int = 0) -> RestorationDataModule:
     return RestorationDataModule(
         shards=shards,
         captions=None,
@@ -70,7 +70,7 @@ def data(shards: Path, batch_size: int = 4, workers: int = 0) -> RestorationData
         batch_size=batch_size,
         val_batch_size=3,
         val_per_task=None,
-        num_workers=workers,
+        num_workers=num_workers,
         seed=0,
         shares={},
         max_skipped_fraction=0.01,

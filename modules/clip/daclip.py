@@ -90,14 +90,14 @@ class DaClip(nn.Module):
         degradation, signals = self.controller(view)
         return Embeddings(_controlled(self.clip.visual, view, signals), degradation)
 
-    def look(self, images: Tensor, crops_per_side: int = 1) -> Embeddings:
+    def embed(self, images: Tensor, crops_per_side: int = 1) -> Embeddings:
         """Embed degraded images `[B, 3, H, W]`: the mean over the views of `clip_crops`.
 
         The images may be on any device; the embeddings are on the model's.
         """
         views = clip_crops(images, self.image_size, crops_per_side).to(self.logit_scale.device)
-        seen = self(views.flatten(0, 1))
-        return Embeddings(*(part.unflatten(0, views.shape[:2]).mean(dim=1) for part in seen))
+        embedded = self(views.flatten(0, 1))
+        return Embeddings(*(part.unflatten(0, views.shape[:2]).mean(dim=1) for part in embedded))
 
     def encode_clean(self, view: Tensor) -> Tensor:
         """CLIP's own embedding `[B, D]`, un-normalised, of clean images `[B, 3, S, S]`."""

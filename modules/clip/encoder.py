@@ -40,11 +40,11 @@ class DaClipEncoder:
 
     @torch.no_grad()
     def embed(self, degraded: Tensor) -> Embeddings:
-        """Content and degradation of images `[B, 3, H, W]`, as `clip_view` takes them.
+        """Content and degradation of images `[B, 3, H, W]`, as `clip_preprocess` takes them.
 
         The images may be on any device; the embeddings are on the controller's.
         """
-        return self.daclip.look(degraded, self.crops_per_side)
+        return self.daclip.embed(degraded, self.crops_per_side)
 
     @torch.no_grad()
     def embed_clean(self, clean: Tensor) -> Tensor:
@@ -61,11 +61,11 @@ class DaClipEncoder:
         """Directions that texts name, of unit length: `[N, D]`."""
         return normalize(self.daclip.encode_text(self.daclip.tokenize(texts)), dim=-1)
 
-    def tell(self, words: Sequence[str], seen: Embeddings) -> Embeddings:
-        """The embeddings of images, with a word's text for each in place of the degradation seen.
+    def prompt(self, words: Sequence[str], embeddings: Embeddings) -> Embeddings:
+        """Embeddings with the text embedding of each image's word as that of its degradation.
 
-        They are as long as what they replace: embeddings are used un-normalised, and those of texts
-        have another length than any the restorer has met.
+        They are scaled to the length of what they replace: embeddings are used un-normalised, and
+        those of texts have other lengths than those the restorer was trained with.
 
         Raises:
             ValueError: the controller does not know a word.
@@ -75,8 +75,8 @@ class DaClipEncoder:
                 f"the controller does not know {', '.join(unknown)}, but {', '.join(self.words)}"
             )
         directions = self._texts[[self.words.index(word) for word in words]]
-        length = torch.linalg.vector_norm(seen.degradation, dim=-1, keepdim=True)
-        return seen._replace(degradation=directions * length)
+        length = torch.linalg.vector_norm(embeddings.degradation, dim=-1, keepdim=True)
+        return embeddings._replace(degradation=directions * length)
 
     def probabilities(self, embeddings: Embeddings) -> Tensor:
         """How likely each word is, `[B, words]`: softmax of the scaled cosines."""

@@ -34,7 +34,7 @@ class Crop(NamedTuple):
     width: int
 
 
-def clip_view(images: Tensor, size: int) -> Tensor:
+def clip_preprocess(images: Tensor, size: int) -> Tensor:
     """Scale the short side to `size`, crop the centre square and normalise.
 
     Only bands of the images are made floats at a time.
@@ -60,27 +60,27 @@ def clip_crops(images: Tensor, size: int, crops_per_side: int) -> Tensor:
     Noise, blur and compression show at an image's own scale, which a view of the whole loses.
 
     Args:
-        images: as for `clip_view`.
+        images: as for `clip_preprocess`.
         size: side of the views, in pixels; crops of smaller images are scaled to it.
-        crops_per_side: 1 takes `clip_view` of the whole. Where there is no room for so many that
-            differ, there are fewer.
+        crops_per_side: 1 takes `clip_preprocess` of the whole image. Where there is no room for so
+            many that differ, there are fewer.
 
     Returns:
-        float32 `[B, N, 3, size, size]`, as `clip_view`.
+        float32 `[B, N, 3, size, size]`, as `clip_preprocess`.
     """
     if crops_per_side == 1:
-        return clip_view(images, size)[:, None]
+        return clip_preprocess(images, size)[:, None]
     height, width = images.shape[-2:]
     side = min(size, height, width)
     views = [
-        clip_view(images[..., top : top + side, left : left + side], size)
+        clip_preprocess(images[..., top : top + side, left : left + side], size)
         for top in _starts(height - side, crops_per_side)
         for left in _starts(width - side, crops_per_side)
     ]
     return torch.stack(views, dim=1)
 
 
-def random_clip_view(
+def random_clip_preprocess(
     images: Tensor,
     size: int,
     scale: tuple[float, float],

@@ -144,7 +144,7 @@ def _locate(architecture: Architecture, weights: str | Path) -> Path:
 
 
 def _fits(architecture: str, tag: str) -> bool:
-    """Whether pretrained weights fit the architecture's activation and `clip_view`."""
+    """Whether pretrained weights fit the architecture's activation and `clip_preprocess`."""
     source = get_pretrained_cfg(architecture, tag)
     same_view = (source["mean"], source["std"], source["resize_mode"]) == (
         OPENAI_DATASET_MEAN,

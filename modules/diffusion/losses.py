@@ -1,4 +1,4 @@
-"""Losses of stage (b): how far a prediction is from the truth, for each image."""
+"""Training losses of the restorer: how far each image's prediction is from the truth."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from torch import Tensor
 from modules.diffusion import sde
 from modules.diffusion.prediction import Prediction
 from modules.diffusion.schedule import NoiseSchedule
+from modules.registry import Registry
 
 Loss = Callable[[NoiseSchedule, Prediction, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(schedule, prediction, x_t, x_0, mu, t) -> the loss of each image, `[B]`."""
+LOSSES: Registry[Loss] = Registry("loss")
 
 
+@LOSSES.register("matching")
 def matching(
     schedule: NoiseSchedule, predicted: Prediction, x_t: Tensor, x_0: Tensor, mu: Tensor, t: Tensor
 ) -> Tensor:
@@ -21,22 +24,9 @@ def matching(
     return sde.matching_loss(schedule, x_t, x_0, mu, predicted.epsilon, t)
 
 
+@LOSSES.register("l1")
 def l1(
     schedule: NoiseSchedule, predicted: Prediction, x_t: Tensor, x_0: Tensor, mu: Tensor, t: Tensor
 ) -> Tensor:
     """L1 to the clean image."""
     return (predicted.x_0 - x_0).abs().flatten(1).mean(dim=1)
-
-
-LOSSES: dict[str, Loss] = {"matching": matching, "l1": l1}
-
-
-def find_loss(name: str) -> Loss:
-    """Look a loss up by its configuration name.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    if name not in LOSSES:
-        raise ValueError(f"unknown loss {name!r}; choose one of: {', '.join(LOSSES)}")
-    return LOSSES[name]

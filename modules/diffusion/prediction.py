@@ -1,6 +1,6 @@
 """What the restorer network predicts, and the one place where its output is converted.
 
-A prediction_type gives the network's raw output F its meaning and turns it into a `Prediction`,
+A prediction type gives the network's raw output F its meaning and turns it into a `Prediction`,
 the pair (x_0, noise) that every sampler and loss works on. With u = (x - mu) / lambda and
 beta_t = sqrt(1 - alpha_t^2), so that u_t = alpha_t u_0 + beta_t noise:
 
@@ -20,10 +20,11 @@ from torch import Tensor
 
 from modules.diffusion.schedule import NoiseSchedule, Time, at
 from modules.diffusion.sde import epsilon_from_sample, sample_from_epsilon
+from modules.registry import Registry
 
 
 class Prediction(NamedTuple):
-    """The network's belief about a state x_t: both `[B, C, H, W]`, consistent with each other."""
+    """The network's estimates for a state x_t: both `[B, C, H, W]`, consistent with each other."""
 
     x_0: Tensor
     epsilon: Tensor
@@ -31,8 +32,10 @@ class Prediction(NamedTuple):
 
 PredictionType = Callable[[NoiseSchedule, Tensor, Tensor, Tensor, Time], Prediction]
 """(schedule, F, x_t, mu, t) -> prediction."""
+PREDICTION_TYPES: Registry[PredictionType] = Registry("prediction type")
 
 
+@PREDICTION_TYPES.register("epsilon")
 def from_epsilon(
     schedule: NoiseSchedule, F: Tensor, x_t: Tensor, mu: Tensor, t: Time
 ) -> Prediction:
@@ -40,12 +43,14 @@ def from_epsilon(
     return Prediction(sample_from_epsilon(schedule, x_t, F, mu, t), F)
 
 
+@PREDICTION_TYPES.register("sample")
 def from_sample(schedule: NoiseSchedule, F: Tensor, x_t: Tensor, mu: Tensor, t: Time) -> Prediction:
     """x_0 = mu + F."""
     x_0 = mu + F
     return Prediction(x_0, epsilon_from_sample(schedule, x_t, x_0, mu, t))
 
 
+@PREDICTION_TYPES.register("v_prediction")
 def from_v_prediction(
     schedule: NoiseSchedule, F: Tensor, x_t: Tensor, mu: Tensor, t: Time
 ) -> Prediction:
@@ -53,22 +58,3 @@ def from_v_prediction(
     u_t = (x_t - mu) / schedule.lambda_
     alpha, beta = at(schedule.alpha, t), at(schedule.sigma_bar, t) / schedule.lambda_
     return Prediction(mu + schedule.lambda_ * (alpha * u_t - beta * F), beta * u_t + alpha * F)
-
-
-PREDICTION_TYPES: dict[str, PredictionType] = {
-    "epsilon": from_epsilon,
-    "sample": from_sample,
-    "v_prediction": from_v_prediction,
-}
-
-
-def prediction_type(name: str) -> PredictionType:
-    """Look a prediction_type up by its configuration name.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    if name not in PREDICTION_TYPES:
-        known = ", ".join(PREDICTION_TYPES)
-        raise ValueError(f"unknown prediction type {name!r}; choose one of: {known}")
-    return PREDICTION_TYPES[name]

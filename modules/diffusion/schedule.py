@@ -12,9 +12,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from modules.registry import Registry
+
 Time = int | Tensor
+NOISE_SCHEDULES: Registry[Callable[[int, torch.dtype], Tensor]] = Registry("noise schedule")
+"""(T, dtype) -> theta_k for k = 0..T."""
 
 
+@NOISE_SCHEDULES.register("cosine")
 def cosine_theta(T: int, dtype: torch.dtype) -> Tensor:
     """theta_k = 1 - f(k + 1) / f(0), f(k) = cos^2((k / n + s) / (1 + s) pi / 2), n = T + 2."""
     n, s = T + 2, 0.008
@@ -23,29 +28,24 @@ def cosine_theta(T: int, dtype: torch.dtype) -> Tensor:
     return (1 - f / f[0])[1:-1]
 
 
+@NOISE_SCHEDULES.register("linear")
 def linear_theta(T: int, dtype: torch.dtype) -> Tensor:
     """theta_k from 1e-4 to 0.02 in equal steps, scaled from 1000 steps to T + 1."""
     scale = 1000 / (T + 1)
     return torch.linspace(scale * 1e-4, scale * 0.02, T + 1, dtype=dtype)
 
 
+@NOISE_SCHEDULES.register("constant")
 def constant_theta(T: int, dtype: torch.dtype) -> Tensor:
     """theta_k = 1."""
     return torch.ones(T + 1, dtype=dtype)
 
 
-NOISE_SCHEDULES: dict[str, Callable[[int, torch.dtype], Tensor]] = {
-    "cosine": cosine_theta,
-    "linear": linear_theta,
-    "constant": constant_theta,
-}
-
-
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The discretised SDE: tensors `[T + 1]`, indexed by time 0..T.
+    """The discretised SDE: tensors `[T + 1]`, indexed by timestep 0..T.
 
-    Time 0 is the clean image's end; it is never trained on, and `Theta[0]` is 0 by definition.
+    Timestep 0 is the clean image; it is never trained on, and `Theta[0]` is 0 by definition.
     """
 
     lambda_: float
@@ -71,7 +71,7 @@ class NoiseSchedule:
         return len(self.theta) - 1
 
     def to(self, device: torch.device | str) -> NoiseSchedule:
-        """The same schedule on another device; no copy if they are there already."""
+        """The same schedule on another device; no copy where it is there already."""
         return replace(
             self,
             theta=self.theta.to(device),
@@ -90,22 +90,21 @@ def make_noise_schedule(
     eps: float = 0.005,
     dtype: torch.dtype = torch.float32,
 ) -> NoiseSchedule:
-    """Build the schedule of a schedule, on the CPU.
+    """Build the noise schedule of a name, on the CPU.
 
-    They are float32 by default because the reference's are: near t = 0, where 1 - alpha_t^2
+    It is float32 by default because the reference's is: near t = 0, where 1 - alpha_t^2
     loses digits, released weights then meet the very numbers they were trained with.
 
     Raises:
         ValueError: the schedule is unknown, or `num_timesteps`, `lambda_` or `eps` is out of range.
     """
-    T = num_timesteps
-    if noise_schedule not in NOISE_SCHEDULES:
-        raise ValueError(
-            f"unknown noise schedule {noise_schedule!r}; choose one of {sorted(NOISE_SCHEDULES)}"
-        )
+    T, make_theta = num_timesteps, NOISE_SCHEDULES.find(noise_schedule)
     if T < 1 or lambda_ <= 0 or not 0 < eps < 1:
-        raise ValueError(f"need T >= 1, lambda > 0, 0 < eps < 1; got {T=}, {lambda_=}, {eps=}")
-    theta = NOISE_SCHEDULES[noise_schedule](T, dtype)
+        raise ValueError(
+            "need num_timesteps >= 1, lambda_ > 0 and 0 < eps < 1; got "
+            f"{num_timesteps=}, {lambda_=}, {eps=}"
+        )
+    theta = make_theta(T, dtype)
     Theta = torch.cumsum(theta, dim=0) - theta[0]
     dt = float(-1 / Theta[-1] * math.log(eps))
     alpha = _exp(-Theta * dt)

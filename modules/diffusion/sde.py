@@ -10,8 +10,8 @@ terms of u = (x - mu) / lambda the process is variance preserving with signal le
 is what lets one step jump from any t to any s < t.
 
 NoiseSchedule, images and tensor times share one device, and nothing here waits for it. Coefficients
-keep the schedule' dtype and lift narrower images to it, so a network's bfloat16 output is used in
-float32 arithmetic.
+keep the schedule's dtype and promote narrower images to it, so a network's bfloat16 output is used
+in float32 arithmetic.
 """
 
 from __future__ import annotations

@@ -6,12 +6,9 @@ import math
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from modules.diffusion.prediction import from_epsilon
-from modules.inference.restore import Denoiser
+from modules.diffusion.prediction import PredictionType, from_epsilon
 from modules.inference.tiling import ALIGN
-from modules.networks.unet import ConditionalUNet
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 SIDE, LEAST = 512, 256
@@ -20,8 +17,6 @@ SHARE = 0.7
 """Of the free memory that a network call may take."""
 UNKNOWN = 2 * 2**30
 """Bytes taken to be free where the system does not say."""
-BYTES = {torch.float32: 64, torch.bfloat16: 40}
-"""What a call takes at its peak for each pixel and channel of the network's first level, about."""
 OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
     "MPS backend out of memory",
@@ -34,8 +29,6 @@ OUT_OF_MEMORY = (
 NO_ROOM = (
     "the model takes more memory than there is; end what else is using it, or give another --device"
 )
-USUAL_CHANNELS = 64
-"""Of the first level of a network that does not say."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -71,8 +64,10 @@ def is_fast_in_bfloat16(device: torch.device) -> bool:
     )
 
 
-def choose_dtype(precision: str, device: torch.device, denoiser: Denoiser) -> torch.dtype:
-    """The precision that the network's products are taken in.
+def choose_dtype(
+    precision: str, device: torch.device, prediction_type: PredictionType
+) -> torch.dtype:
+    """The dtype that the network's products are computed in.
 
     `auto` is bfloat16 on a device that is fast in it, else float32; and float32 for a network that
     predicts noise, whose errors grow at large times.
@@ -83,31 +78,22 @@ def choose_dtype(precision: str, device: torch.device, denoiser: Denoiser) -> to
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}; choose one of: {', '.join(PRECISIONS)}")
     if precision == "auto":
-        pays = is_fast_in_bfloat16(device) and denoiser.prediction_type != from_epsilon
+        pays = is_fast_in_bfloat16(device) and prediction_type is not from_epsilon
         return torch.bfloat16 if pays else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def auto_side(
-    height: int, width: int, network: nn.Module, device: torch.device, dtype: torch.dtype
-) -> int | None:
+def auto_side(height: int, width: int, bytes_per_pixel: float, device: torch.device) -> int | None:
     """Side of the tiles that memory asks for, None where the image may stay whole.
 
-    A network call takes memory in proportion to the pixels. An image stays whole where that is
+    A network call takes `bytes_per_pixel` for each pixel. An image stays whole where that is
     within `SHARE` of what is free; else its tiles have sides of `SIDE`, or less where that does
     not fit, either.
     """
-    pixels = int(SHARE * free_bytes(device) / bytes_per_pixel(network, dtype))
+    pixels = int(SHARE * free_bytes(device) / bytes_per_pixel)
     if height * width <= pixels:
         return None
     return max(LEAST, min(SIDE, math.isqrt(pixels) // ALIGN * ALIGN))
-
-
-def bytes_per_pixel(network: nn.Module, dtype: torch.dtype) -> float:
-    """Bytes that a network call takes at its peak for each pixel of the image, about."""
-    if not isinstance(network, ConditionalUNet):
-        return USUAL_CHANNELS * BYTES[dtype]
-    return network.stem.out_channels / network.to_pixels.upscale_factor**2 * BYTES[dtype]
 
 
 def free_bytes(device: torch.device) -> int:

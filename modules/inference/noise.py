@@ -1,12 +1,13 @@
-"""Noise that belongs to places of a canvas, so that tiles which share a place share its noise.
+"""Noise that belongs to places of an image, so that tiles which overlap share their noise.
 
-The canvas has no edges: it is laid out in square blocks, and each block of each draw has random
-numbers of its own. Any window of it is had without making the rest.
+The plane is divided into square blocks, and each block of each draw has random numbers of its own.
+Any window of the plane can be drawn without the rest.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,33 +20,40 @@ BLOCK = 64
 """Side of a block, in pixels."""
 
 
-def canvas_noise(seed: int, top: int, left: int) -> Noise:
-    """Noise for sampling the window of a canvas whose upper left corner is at (top, left).
+def place_noise(seeds: Sequence[int], top: int, left: int) -> Noise:
+    """Noise for sampling the window of images whose upper left corner is at (top, left).
 
-    The first call is draw 0, the second draw 1, and so on. Takes and returns `[1, C, H, W]`; drawn
+    The first call is draw 0, the second draw 1, and so on. Takes and returns `[B, C, H, W]`; drawn
     on the CPU, so that every device gets the same.
 
+    Args:
+        seeds: one for each image; images of one seed have the same noise.
+        top: first row of the window.
+        left: first column.
+
     Raises:
-        ValueError: in drawing, where the batch is not one image.
+        ValueError: in drawing, where the batch does not hold one image for each seed.
     """
     draws = itertools.count()
 
     def draw(like: Tensor) -> Tensor:
-        if len(like) != 1:
-            raise ValueError(f"a window of a canvas is one image, got a batch of {len(like)}")
-        _, channels, height, width = like.shape
-        return noise_window(seed, next(draws), top, left, (channels, height, width))[None].to(like)
+        batch, channels, height, width = like.shape
+        if batch != len(seeds):
+            raise ValueError(f"got {len(seeds)} seeds for a batch of {batch} images")
+        number, shape = next(draws), (channels, height, width)
+        windows = {seed: noise_window(seed, number, top, left, shape) for seed in set(seeds)}
+        return torch.stack([windows[seed] for seed in seeds]).to(like)
 
     return draw
 
 
 def noise_window(seed: int, draw: int, top: int, left: int, shape: tuple[int, int, int]) -> Tensor:
-    """Standard normal noise of a window of the canvas, float32 `[C, H, W]`.
+    """Standard normal noise of a window of the plane, float32 `[C, H, W]`.
 
     A pure function of seed (0 to 2^128 - 1), draw, and each pixel's place and channel.
 
     Args:
-        seed: of the canvas.
+        seed: of the image.
         draw: number of the draw.
         top: first row of the window, 0 or more.
         left: first column, 0 or more.

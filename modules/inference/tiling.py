@@ -80,16 +80,16 @@ def tiled(
 ) -> Iterator[tuple[int, Tensor]]:
     """Let each tile be worked on, and blend what comes of it.
 
-    No more is held than one row of tiles.
+    No more than one row of tiles is held.
 
     Args:
         height: of the image.
         width: of the image.
         side: of a tile; the image is one tile where it is not larger.
-        work: makes `[C, h, w]` of a tile, float32.
+        work: makes `[..., h, w]` of a tile, float32, such as a batch of images.
 
     Yields:
-        Bands of the whole, from top to bottom: the first row and `[C, h, W]`.
+        Bands of the whole, from top to bottom: the first row and `[..., h, W]`.
     """
     down, across = spans(height, side), spans(width, side)
     vertical, horizontal = blend_weights(down, side), blend_weights(across, side)
@@ -99,13 +99,13 @@ def tiled(
         for (left, right), weight in zip(across, horizontal, strict=True):
             made = work(Window(top, left, bottom - top, right - left))
             if not len(band):
-                band = made.new_zeros(len(made), bottom - top, width)
-            band[:, :, left:right] += made * (vertical[i][:, None] * weight)
+                band = made.new_zeros(*made.shape[:-1], width)
+            band[..., left:right] += made * (vertical[i][:, None] * weight)
         if len(kept):
-            band[:, : kept.shape[1]] += kept
+            band[..., : kept.shape[-2], :] += kept
         done = down[i + 1].start - top if i + 1 < len(down) else bottom - top
-        kept = band[:, done:].clone()
-        yield top, band[:, :done]
+        kept = band[..., done:, :].clone()
+        yield top, band[..., :done, :]
 
 
 def _rise(x: Tensor, centre: float, width: int) -> Tensor:

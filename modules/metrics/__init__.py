@@ -176,6 +176,14 @@ def register(metric: Metric) -> None:
     METRICS.update({m.name: m for m in ordered})
 
 
+def tables(metrics: Iterable[Metric]) -> dict[str, list[Metric]]:
+    """Metrics by the title of the table they stand in."""
+    found: dict[str, list[Metric]] = {}
+    for metric in metrics:
+        found.setdefault(metric.table, []).append(metric)
+    return found
+
+
 def find_weights() -> list[Path]:
     """The weight files of metrics that are there."""
     paths = (metric.weights.path for metric in METRICS.values() if metric.weights)

@@ -33,27 +33,27 @@ class InceptionDistance:
 
     def __init__(self, metric: FrechetInceptionDistance) -> None:
         """Use torchmetrics' implementation, on its device."""
-        self._metric = metric
+        self.metric = metric
 
     def set_reference(self, images: Iterable[Image]) -> None:
         """Take these clean images, two or more."""
-        self._metric.reset_real_features = True
-        self._metric.reset()
-        self._metric.reset_real_features = False
+        self.metric.reset_real_features = True
+        self.metric.reset()
+        self.metric.reset_real_features = False
         self._update(images, real=True)
 
     def __call__(self, images: Iterable[Image]) -> float:
         """Distance of two or more restored images from the reference set, 0 or more."""
-        self._metric.reset()
+        self.metric.reset()
         self._update(images, real=False)
-        return float(self._metric.compute())
+        return float(self.metric.compute())
 
     def _update(self, images: Iterable[Image], real: bool) -> None:
         import torch
 
         for image in images:
             planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))[None])
-            self._metric.update(planes.to(self._metric.device), real=real)
+            self.metric.update(planes.to(self.metric.device), real=real)
 
 
 def load(device: torch.device) -> InceptionDistance:

@@ -201,14 +201,14 @@ class FeedForward(nn.Module):
 class SpatialTransformer(nn.Module):
     """Self-attention over all pixels, the content added to each, and a feed-forward network.
 
-    Starts as x + norm(x): the last projection is zero at first. Without `looks_around` there is
-    neither self-attention nor group norm: each pixel is for itself, whatever the image's size.
+    Starts as x + norm(x): the last projection is zero at first. Without `attends` there is neither
+    self-attention nor group norm: each pixel is transformed alone, whatever the image's size.
 
     Raises:
         ValueError: `channels` is not a multiple of 32, the head and group-norm size.
     """
 
-    def __init__(self, channels: int, context_dim: int, looks_around: bool = True) -> None:
+    def __init__(self, channels: int, context_dim: int, attends: bool = True) -> None:
         super().__init__()
         if channels % HEAD_CHANNELS:
             raise ValueError(
@@ -216,8 +216,8 @@ class SpatialTransformer(nn.Module):
                 f"{HEAD_CHANNELS}; choose width and multipliers whose product does"
             )
         self.norm = ChannelNorm(channels)
-        self.looks_around = looks_around
-        if looks_around:
+        self.attends = attends
+        if attends:
             self.group_norm = nn.GroupNorm(32, channels, eps=1e-6)
             self.self_norm = nn.LayerNorm(channels)
             self.self_attention = SelfAttention(channels)
@@ -232,9 +232,9 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: Tensor, content: Tensor | None = None) -> Tensor:
         """`[B, C, H, W]`, `[B, context_dim]` or None (nothing is added) -> `[B, C, H, W]`."""
         y: Tensor = self.norm(x)
-        normed: Tensor = self.group_norm(y) if self.looks_around else y
+        normed: Tensor = self.group_norm(y) if self.attends else y
         tokens: Tensor = self.project_in(normed.flatten(2).mT)
-        if self.looks_around:
+        if self.attends:
             tokens = tokens + self.self_attention(self.self_norm(tokens))
         if content is not None:
             tokens = tokens + self.content_attention(content)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from modules.networks import BYTES_PER_CHANNEL, NETWORKS
 from modules.networks.blocks import (
     DegradationPrompt,
     LinearAttention,
@@ -80,6 +81,7 @@ class DecoderLevel(nn.Module):
         return out
 
 
+@NETWORKS.register("unet")
 class ConditionalUNet(nn.Module):
     """The raw network output F(x_t, mu, t, e_d, e_c); see `modules.diffusion.prediction`.
 
@@ -92,8 +94,8 @@ class ConditionalUNet(nn.Module):
         shuffle: side of the squares of pixels that become channels at the input, and pixels again
             at the output: 2 makes everything between about a quarter of the work.
         attention: `all`, as published: linear in the first three levels, full in further ones and
-            in the middle; `full`, without the linear one; `none`: each place sees its surroundings
-            alone, so that tiles of an image agree with the whole.
+            in the middle; `full`, without the linear one; `none`: each pixel depends on its
+            neighbourhood alone, so that tiles of an image agree with the whole.
         channels: channels of an image.
 
     Raises:
@@ -119,9 +121,10 @@ class ConditionalUNet(nn.Module):
         if attention not in ATTENTIONS:
             raise ValueError(f"attention is one of {', '.join(ATTENTIONS)}, got {attention!r}")
         self.channels, self.context_dim = channels, context_dim
-        self.recompute = False
+        self.uses_prompt, self.uses_content = degradation_prompt, True
+        self.gradient_checkpointing = False
         """In training, compute the levels' activations again for the gradient, to save memory."""
-        # At full resolution half of it would do, but what is padded reaches the output.
+        # At full resolution half of it would do, but padding reaches the output.
         self.multiple = shuffle * 2 ** len(multipliers)
         embedding_dim, deepest = 4 * width, width * multipliers[-1]
 
@@ -186,8 +189,13 @@ class ConditionalUNet(nn.Module):
         out: Tensor = self.to_pixels(self.head(x))[..., : x_t.shape[2], : x_t.shape[3]]
         return out
 
+    def bytes_per_pixel(self, dtype: torch.dtype) -> float:
+        """Peak memory of a call under autocast to `dtype`, for each pixel of the image, about."""
+        channels = self.stem.out_channels / self.to_pixels.upscale_factor**2
+        return channels * BYTES_PER_CHANNEL[dtype]
+
     def _run(self, level: nn.Module, *inputs: Tensor | None) -> Any:
-        if self.recompute and self.training:
+        if self.gradient_checkpointing and self.training:
             return checkpoint(level, *inputs, use_reentrant=False)
         return level(*inputs)
 

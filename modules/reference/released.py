@@ -23,6 +23,11 @@ REFERENCE_WORDS = (
     "uncompleted",
 )
 """The degradations that the released `universal-ir` controllers were trained on."""
+WILD_WORDS = ("blur", "jpeg block", "noise", "ringing artifact")
+"""Those of wild-IR's controller, which was trained on their combinations."""
+WILD_EMBED_DIM = 768
+"""Of ViT-L-14. The files do not say what they were trained on; of the released controllers only
+wild-IR's has this CLIP, and the `universal-ir` ones have ViT-B-32."""
 CONTROLLER, RESTORER = "visual_control.", "init_conv.weight"
 """Names that tell the reference's two kinds of files apart."""
 
@@ -35,14 +40,18 @@ def kind_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def controller_as_ours(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What to build, and its weights, of the reference's DA-CLIP, which tells the ten words apart.
+    """What to build, and its weights, of the reference's DA-CLIP.
+
+    Its degradations are the ten of `universal-ir`, or those of wild-IR where the CLIP is ViT-L-14.
 
     Raises:
         ValueError: the tensors are not a whole one; its heads are taken to have 64 channels, as
             those of ViT-B-32 and ViT-L-14 have.
     """
-    about = {"architecture": infer_architecture(tensors), "words": REFERENCE_WORDS}
-    return about, convert_daclip(tensors)
+    architecture = infer_architecture(tensors)
+    is_wild = architecture["embed_dim"] == WILD_EMBED_DIM
+    words = WILD_WORDS if is_wild else REFERENCE_WORDS
+    return {"architecture": architecture, "words": words}, convert_daclip(tensors)
 
 
 def restorer_as_ours(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -55,7 +64,7 @@ def restorer_as_ours(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dic
         ValueError: the tensors are not a whole one.
     """
     weights = convert_unet(tensors)
-    network = {"_target_": "modules.networks.unet.ConditionalUNet", **infer_unet_config(tensors)}
+    network = {"name": "unet", **infer_unet_config(tensors)}
     return {
         "network": network,
         "prediction_type": "epsilon",

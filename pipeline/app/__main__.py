@@ -13,16 +13,22 @@ from pathlib import Path
 
 from pipeline.frozen_imports import frozen_imports
 
+# Nothing heavy is imported above, so that --help and wrong arguments are answered at once.
+
 logger = logging.getLogger(__name__)
 
 LOCAL = "127.0.0.1"
+EXAMPLES = ("chelsea", "coffee", "astronaut", "china", "flower")
+"""Photographs inside packages, each of which gets several degradations."""
+EXAMPLE_SIDE = 256
+"""Side of an example, in pixels."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve the page until it is interrupted; the exit status."""
+    """Serve the page until interrupted; returns the exit status."""
     chosen = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks its own page
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio requests its own page
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that its folder is deleted
     with tempfile.TemporaryDirectory(prefix="restore-page-") as folder:
@@ -37,7 +43,6 @@ def _serve(chosen: argparse.Namespace, folder: Path) -> int:
     logger.info("loading ...")
     with frozen_imports():
         from modules.inference.device import NO_ROOM, is_out_of_memory
-        from pipeline.app.examples import make_examples
         from pipeline.app.page import CSS, build, theme
         from pipeline.app.service import Limits, Service
         from pipeline.restore.api import Restorer
@@ -62,10 +67,10 @@ def _serve(chosen: argparse.Namespace, folder: Path) -> int:
             )
             logger.info("the page is at http://%s:%d; Ctrl-C ends it", chosen.host, chosen.port)
             while page.is_running:
-                service.sweep()
+                service.delete_old()
                 time.sleep(1)
         finally:
-            service.cancel_all()
+            service.cancel()
             page.close(verbose=False)  # block_thread would wait 5 s for open pages
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
@@ -78,12 +83,38 @@ def _serve(chosen: argparse.Namespace, folder: Path) -> int:
     return 0
 
 
+def make_examples(folder: Path) -> list[Path]:
+    """Write one degraded photograph for each of the ten words, named by it."""
+    import cv2
+    import numpy as np
+
+    from datamodules.degradations import WORDS, degrade
+    from datamodules.files import atomic_write
+    from datamodules.images import encode_png, read_image
+    from datamodules.sources.photos import EmbeddedPhotos
+
+    photos = [read_image(photo.path) for photo in EmbeddedPhotos(EXAMPLES, ()).photos()]
+    paths = []
+    for seed, word in enumerate(WORDS):
+        photo = photos[seed % len(photos)]
+        side = min(photo.shape[:2])
+        top, left = (photo.shape[0] - side) // 2, (photo.shape[1] - side) // 2
+        middle = np.ascontiguousarray(photo[top : top + side, left : left + side])
+        clean = cv2.resize(middle, (EXAMPLE_SIDE,) * 2, interpolation=cv2.INTER_AREA).astype(
+            np.uint8
+        )
+        paths.append(folder / f"{word}.png")
+        with atomic_write(paths[-1]) as file:
+            file.write(encode_png(degrade(word, clean, seed)))
+    return paths
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipeline.app", description=__doc__)
     add = parser.add_argument
-    add("--model", help="name or folder of a model; left out: the one that comes with this")
+    add("--model", help="name or folder of a model; default: the one that comes with the project")
     add("--device", default="auto", help="auto, cpu, cuda, mps")
-    add("--host", default=LOCAL, help=f"{LOCAL}, this machine alone, if nothing is said")
+    add("--host", default=LOCAL, help=f"address to listen on; default: {LOCAL}, this machine alone")
     add("--port", type=int, default=7860)
     add("--megabytes", type=int, default=40, help="largest file")
     add("--megapixels", type=int, default=50, help="largest photograph, in millions of pixels")

@@ -1,4 +1,4 @@
-"""The page itself: what is on it, and what happens when it is touched."""
+"""The page: its layout, and what its controls do."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 import gradio as gr
 
 from datamodules.images import SUFFIXES
-from pipeline.app.results import KEPT
-from pipeline.app.service import Refused, Service, preview
-from pipeline.app.turns import Cancelled
-from pipeline.restore.api import Options, Tile
+from modules.inference.restore import Tile
+from pipeline.app.service import KEPT, PREVIEW, Cancelled, Refused, Service
+from pipeline.restore.api import Options
 from pipeline.restore.prompt import AUTO
+from pipeline.restore.visualize import thumbnail
 
 TITLE = "Restore a photograph"
-SAID = (
-    "Blur, haze, JPEG, darkness, noise, drops, rain, shadow, snow, holes: the model finds what "
-    "ails your photograph, and restores it. It never leaves this machine."
+INTRODUCTION = (
+    "The model recognises blur, haze, JPEG artefacts, low light, noise, raindrops, rain, shadows, "
+    "snow and missing regions, and restores your photograph. It never leaves this machine."
 )
 TILES: dict[str, Tile] = {"auto": "auto", "256": 256, "512": 512, "1024": 1024}
 CSS = """
@@ -32,12 +32,12 @@ CSS = """
 }
 footer { display: none !important; }
 """
-SWEPT = 5 * 60
-"""Seconds after which Gradio looks again for uploads and results that are older than KEPT."""
+CLEANED = 5 * 60
+"""Seconds between the times when Gradio deletes uploads and results older than KEPT."""
 
 
 def theme() -> gr.themes.Base:
-    """Calm, and with the fonts of the user's system: none is fetched."""
+    """A theme with the fonts of the user's system, so that none is downloaded."""
     return gr.themes.Soft(
         primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["monospace"]
     )
@@ -47,18 +47,18 @@ def build(service: Service, examples: Sequence[Path]) -> gr.Blocks:
     """Make the page.
 
     Args:
-        service: restores.
-        examples: photographs to try, named by what ails them.
+        service: restores the photographs.
+        examples: photographs to try, named by their degradations.
     """
-    page: gr.Blocks = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(SWEPT, KEPT))
+    page: gr.Blocks = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(CLEANED, KEPT))
     with page:
-        gr.Markdown(f"# {TITLE}\n{SAID}")
+        gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 photo = gr.File(
                     label="Photograph", file_types=sorted(SUFFIXES), height=140, elem_id="photo"
                 )
-                wishes = _wishes(service)
+                options = _options(service)
                 with gr.Row():
                     start = gr.Button("Restore", variant="primary", elem_id="restore")
                     stop = gr.Button("Cancel", elem_id="cancel")
@@ -66,9 +66,12 @@ def build(service: Service, examples: Sequence[Path]) -> gr.Blocks:
                 slider = gr.ImageSlider(
                     label="Before and after", format="jpeg", interactive=False, elem_id="slider"
                 )
-                told = gr.Markdown(elem_id="told")
+                summary = gr.Markdown(elem_id="summary")
                 found = gr.Label(
-                    label="What was found", num_top_classes=4, show_heading=False, elem_id="found"
+                    label="Degradations found",
+                    num_top_classes=4,
+                    show_heading=False,
+                    elem_id="found",
                 )
                 file = gr.DownloadButton(
                     "Download in full size", interactive=False, elem_id="download"
@@ -85,39 +88,39 @@ def build(service: Service, examples: Sequence[Path]) -> gr.Blocks:
             elem_id="examples",
         )
         handlers = Handlers(service, examples)
-        shown = [slider, told, found, file]
-        photo.change(handlers.look, photo, shown, show_progress="hidden")
+        outputs = [slider, summary, found, file]
+        photo.change(handlers.look, photo, outputs, show_progress="hidden")
         gallery.select(handlers.choose, None, photo, queue=False)
         working = start.click(
             handlers.restore,
-            [photo, *wishes],
-            shown,
+            [photo, *options],
+            outputs,
             show_progress_on=[slider],
             concurrency_limit=1,
         )
-        stop.click(handlers.cancel, None, told, queue=False, cancels=[working])
+        stop.click(handlers.cancel, None, summary, queue=False, cancels=[working])
         page.unload(handlers.leave)
     page.queue(max_size=service.limits.waiting, api_open=False)  # no way past the queue
     return page
 
 
 class Handlers:
-    """What happens when the page is touched."""
+    """What the page's controls do."""
 
     def __init__(self, service: Service, examples: Sequence[Path]) -> None:
         self._service, self._examples = service, examples
 
     def look(self, path: str | None) -> tuple[Any, ...]:
-        """Show the photograph that was chosen, and nothing of the one before."""
+        """Show the photograph that was chosen, and clear the previous result."""
         nothing = gr.DownloadButton(value=None, interactive=False)
         if path is None:
             return None, "", None, nothing
-        with _told_on_the_page():
-            before = preview(self._service.open(Path(path)).pixels)
+        with _errors_shown():
+            before = thumbnail(self._service.open(Path(path)).pixels, PREVIEW)
         return (before, before), "", None, nothing
 
     def choose(self, event: gr.SelectData) -> str:
-        """Take an example."""
+        """Choose an example."""
         return str(self._examples[event.index])
 
     def restore(
@@ -145,44 +148,48 @@ class Handlers:
         def show(done: int, total: int) -> None:
             progress((done, total), desc="Restoring", unit="calls")
 
-        progress(0, desc="Looking at the photograph")
-        with _told_on_the_page():
+        progress(0, desc="Reading the photograph")
+        with _errors_shown():
             made = self._service.restore(Path(path), _session(request), options, show)
         file = gr.DownloadButton(value=str(made.file), interactive=True)
-        return (made.before, made.after), made.told, made.degradation, file
+        return (made.before, made.after), made.summary, made.degradation, file
 
     def cancel(self, request: gr.Request) -> str:
-        """End the work of this visitor."""
+        """Cancel the restorations of this visitor."""
         self._service.cancel(_session(request))
         return "Cancelled."
 
     def leave(self, request: gr.Request) -> None:
-        """Forget a visitor."""
+        """Delete what was made for a visitor who leaves."""
         self._service.forget(_session(request))
 
 
-def _wishes(service: Service) -> list[Any]:
-    """What can be chosen, in the order that `Handlers.restore` takes it."""
+def _options(service: Service) -> list[Any]:
+    """The controls of the options, in the order of the parameters of `Handlers.restore`."""
     restorer = service.restorer
     degradation = gr.Dropdown(
         [AUTO, *restorer.words],
         value=AUTO,
         allow_custom_value=True,
-        label="What ails it",
-        info="auto is what is found; or choose, or write your own, such as noisy:0.5, low-light",
+        label="Degradation",
+        info="auto: as recognised; or choose, or type your own, such as noisy:0.5, low-light",
         elem_id="degradation",
     )
     with gr.Accordion("More", open=False):
         steps = gr.Slider(
-            1, restorer.T, restorer.steps, step=1, label="Steps", info="more take longer"
+            1, restorer.T, restorer.steps, step=1, label="Steps", info="more steps take longer"
         )
-        strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", info="0 leaves it as it is")
-        seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="another, another result")
+        strength = gr.Slider(
+            0, 1, 1, step=0.05, label="Strength", info="0 leaves the photograph as it is"
+        )
+        seed = gr.Number(
+            0, precision=0, minimum=0, label="Seed", info="another seed gives another result"
+        )
         tile = gr.Dropdown(
             list(TILES),
             value="auto",
             label="Tiles",
-            info="in pixels; smaller ones take less memory",
+            info="side in pixels; smaller tiles need less memory",
         )
     return [degradation, steps, seed, tile, strength]
 
@@ -192,8 +199,8 @@ def _session(request: gr.Request) -> str:
 
 
 @contextmanager
-def _told_on_the_page() -> Iterator[None]:
-    """Show what is refused as a message of the page."""
+def _errors_shown() -> Iterator[None]:
+    """Show expected errors as messages on the page."""
     try:
         yield
     except Refused as error:
@@ -201,4 +208,4 @@ def _told_on_the_page() -> Iterator[None]:
     except Cancelled as error:
         raise gr.Error("Cancelled.", print_exception=False, visible=False) from error
     except MemoryError as error:
-        raise gr.Error("There is too little memory.", print_exception=False) from error
+        raise gr.Error("Out of memory.", print_exception=False) from error

@@ -12,7 +12,6 @@ from typing import NamedTuple, Protocol
 from datamodules.images import SUFFIXES, BadImage, Pixels, image_size, list_images, read_image
 from datamodules.shards.index import INDEX
 from datamodules.shards.reader import SampleAddress, ShardSet
-from datamodules.sources.base import stable_seed
 from datamodules.sources.photos import SPLITS
 
 log = logging.getLogger(__name__)
@@ -71,11 +70,6 @@ class Sample(Protocol):
 def key_of(sample: Sample) -> str:
     """`DATASET/TASK/NAME`, unique in an evaluation."""
     return f"{sample.dataset}/{sample.task}/{sample.name}"
-
-
-def noise_seed(seed: int, sample: Sample) -> int:
-    """Of the noise that a sample is restored from, whatever set or batch it is in."""
-    return stable_seed(seed, sample.task, sample.name)
 
 
 @dataclass(frozen=True)

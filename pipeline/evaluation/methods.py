@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from datamodules.files import atomic_write
-from datamodules.images import BadImage, encode_png, read_image
+from datamodules.images import BadImage, Pixels, encode_png, read_image
+from modules.clip.daclip import Embeddings
 from modules.inference.device import is_out_of_memory
-from modules.inference.restore import restore
-from modules.metrics.fidelity import quantise
-from pipeline.evaluation.ablations import ABLATIONS, CLEAN_CONTENT, Seen
+from modules.inference.restore import Conditions, NotFiniteError, RestorationModel, restore
+from pipeline.evaluation.ablations import ABLATIONS, CLEAN_CONTENT, Given
+from pipeline.evaluation.data import Sample, key_of
 from pipeline.evaluation.memory import peak_mb, reset_peak
-from pipeline.evaluation.samples import Sample, key_of, noise_seed
-from pipeline.models.store import Models
 
 INPUT, MODEL = "input", "model"
 """The degraded image itself, and the model as it is; ablations of it go by their own names."""
@@ -46,7 +45,7 @@ class Cost(NamedTuple):
     """What restoring one image took."""
 
     seconds: float
-    """Wall time, looking included; an equal share of its batch's."""
+    """Wall time, embedding included; an equal share of its batch's."""
     calls: int
     """Of the network."""
     peak_mb: float | None
@@ -74,6 +73,12 @@ class Method(Protocol):
     def path(self, sample: Sample) -> Path | None:
         """The file with its output for a sample; None where that is the degraded image."""
         ...
+
+
+def image_of(method: Method, sample: Sample) -> Pixels:
+    """What a method has made of a sample, as it is kept."""
+    path = method.path(sample)
+    return sample.load().degraded if path is None else read_image(path)
 
 
 class Input:
@@ -112,14 +117,14 @@ class Outputs:
 class Restorations:
     """What our model restores, as it is or under an ablation."""
 
-    def __init__(self, name: str, models: Models, folder: Path, seed: int) -> None:
+    def __init__(self, name: str, models: RestorationModel, folder: Path, seed: int) -> None:
         """Restore.
 
         Args:
             name: MODEL, or one in ABLATIONS.
             models: trained.
             folder: of the stage, for the restored images.
-            seed: of the noise; each image of a task has its own, whatever set it is in.
+            seed: of the noise, for every image, as the restore command takes it.
         """
         self._models, self._folder, self._seed = models, folder / RESTORED / name, seed
         self._ablation = ABLATIONS.get(name)
@@ -127,20 +132,24 @@ class Restorations:
         self._warm = False
 
     def __call__(self, batch: Loaded) -> list[Output]:
-        """Restore and keep them; one by one where memory does not do for all."""
+        """Restore and keep them; one by one where some of them, or all together, fail."""
         if self._needs_clean and batch.clean is None:
             return []
+        found: Found | None
         try:
             return self._restore_all(batch)
+        except NotFiniteError as error:
+            found, fault = _found(self._models, self._models.embed(batch.degraded))[0], str(error)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+            found, fault = None, "takes more memory than there is"
         if len(batch.samples) > 1:
             return [output for one in _single(batch) for output in self(one)]
-        return [Output(None, fault=f"{key_of(batch.samples[0])}: takes more memory than there is")]
+        return [Output(None, found, fault=f"{key_of(batch.samples[0])}: {fault}")]
 
     def _restore_all(self, batch: Loaded) -> list[Output]:
-        """The first time once for nothing, to warm up."""
+        """Restore; the first time once before, to warm up."""
         device = self._models.device
         if not self._warm:
             self._restore(batch)
@@ -148,38 +157,31 @@ class Restorations:
         reset_peak(device)
         started = time.perf_counter()
         restored, found = self._restore(batch)
-        restored = restored.cpu()
         seconds = (time.perf_counter() - started) / len(batch.samples)
-        cost = Cost(seconds, self._models.sampling.num_steps, peak_mb(device))
+        cost = Cost(seconds, self._models.sampling.network_calls, peak_mb(device))
         whole = zip(restored, found, batch.samples, strict=True)
-        return [self._keep(image, sample, Output(None, f, cost)) for image, f, sample in whole]
+        return [self._keep(image, sample, Output(image, f, cost)) for image, f, sample in whole]
 
     def path(self, sample: Sample) -> Path:
         """Where the restoration of a sample is kept."""
         return self._folder / f"{key_of(sample)}.png"
 
-    def _keep(self, restored: Tensor, sample: Sample, output: Output) -> Output:
-        try:
-            image = quantise(restored[None])[0]
-        except ValueError as error:
-            return output._replace(fault=f"{key_of(sample)}: {error}")
+    def _keep(self, image: Tensor, sample: Sample, output: Output) -> Output:
         with atomic_write(self.path(sample)) as file:
             file.write(encode_png(image.permute(1, 2, 0).numpy()))
-        return output._replace(image=image)
+        return output
 
     @torch.inference_mode()
     def _restore(self, batch: Loaded) -> tuple[Tensor, list[Found]]:
-        models = self._models
-        degraded = batch.degraded.to(models.device).float() / 255
-        embeddings = models.controller.embed(degraded)
-        found = _found(models, models.controller.probabilities(embeddings))
-        denoiser = models.denoiser
+        model = self._models
+        embeddings = model.embed(batch.degraded)
+        found = _found(model, embeddings)
+        told: Embeddings | Conditions = embeddings
         if self._ablation is not None:
-            clean = None if batch.clean is None else batch.clean.to(models.device).float() / 255
             words = [sample.task for sample in batch.samples]
-            denoiser, embeddings = self._ablation(models, Seen(words, clean, embeddings))
-        seeds = [noise_seed(self._seed, sample) for sample in batch.samples]
-        return restore(denoiser, embeddings, degraded, models.sampling, seeds), found
+            told = self._ablation(model.encoder, Given(words, batch.clean, embeddings))
+        seeds = [self._seed] * len(batch.samples)
+        return restore(model, batch.degraded, seeds, embeddings=told), found
 
 
 def _single(batch: Loaded) -> list[Loaded]:
@@ -188,7 +190,7 @@ def _single(batch: Loaded) -> list[Loaded]:
     return [Loaded([sample], degraded, of_it) for sample, degraded, of_it in parts]
 
 
-def _found(models: Models, probabilities: Tensor) -> list[Found]:
-    values, words = probabilities.max(dim=1)
+def _found(model: RestorationModel, embeddings: Embeddings) -> list[Found]:
+    values, words = model.encoder.probabilities(embeddings).max(dim=1)
     pairs = zip(words.tolist(), values.tolist(), strict=True)
-    return [Found(models.controller.words[word], value) for word, value in pairs]
+    return [Found(model.encoder.words[word], value) for word, value in pairs]

@@ -171,7 +171,11 @@ def _outputs(method: Method, loaded: Loaded) -> Iterator[tuple[Sample, Output, T
 
 
 def _row(
-    method: str, sample: Sample, output: Output, clean: Tensor | None, scorers: Mapping[ImageMetric, Score]
+    method: str,
+    sample: Sample,
+    output: Output,
+    clean: Tensor | None,
+    scorers: Mapping[ImageMetric, Score],
 ) -> Row:
     image = output.image
     scores = Scores({}, {})

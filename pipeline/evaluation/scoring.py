@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.images import Pixels, read_image
+from datamodules.images import Pixels
 from modules.metrics import METRICS, ImageMetric, Score, SetMetric, SetScore, Unavailable
 from pipeline.evaluation.data import Sample, key_of
-from pipeline.evaluation.methods import INPUT, Method
+from pipeline.evaluation.methods import INPUT, Method, image_of
 from pipeline.tracking import TRACKER
 
 log = logging.getLogger(__name__)
@@ -52,9 +52,7 @@ SetFigures = Mapping[str, Mapping[Place, SetFigure]]
 """By the name of the metric."""
 
 
-def load_scorers(
-    device: torch.device, with_sets: bool, only_validation: bool = False
-) -> Scorers:
+def load_scorers(device: torch.device, with_sets: bool, only_validation: bool = False) -> Scorers:
     """Load the metrics whose weights are on this machine.
 
     Args:
@@ -113,7 +111,9 @@ def validation_metrics(device: torch.device) -> dict[str, ValidationMetric]:
         log.info("%s is not measured: %s", *line)
     if missing := scorers.missing:
         TRACKER(lambda run: run.config.update({"not_measured": missing}, allow_val_change=True))
-    return {metric.short: _batched(metric, measure) for metric, measure in scorers.of_images.items()}
+    return {
+        metric.short: _batched(metric, measure) for metric, measure in scorers.of_images.items()
+    }
 
 
 def _batched(metric: ImageMetric, measure: Score) -> ValidationMetric:
@@ -161,7 +161,7 @@ def score_sets(
             for name, method in methods.items():
                 own = [sample for sample in group if (name, key_of(sample)) not in faulty]
                 if len(own) >= metric.min_images:
-                    value = measure(map(method.read, own))
+                    value = measure(image_of(method, sample) for sample in own)
                     found[name, task, dataset] = SetFigure(value, len(own))
         if small:
             missing[f"{metric.label} of {', '.join(small)}"] = metric.too_few

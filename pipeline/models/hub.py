@@ -14,9 +14,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from yaml import YAMLError
+import yaml
 
 from datamodules.files import file_hash, write_json
+from pipeline.errors import BadModel, NotFetched
 from pipeline.legacy import renamed
 
 SHIPPED = Path(str(files("pipeline"))) / "shipped"
@@ -29,6 +30,7 @@ SAMPLER = {"name": "dpmpp_2m", "eta": 0.0, "num_steps": 10, "timestep_spacing": 
 KINDS = {"name": (str,), "eta": (int, float), "num_steps": (int,), "timestep_spacing": (str,)}
 """Types of the sampler's settings."""
 CONVERTED = "converted"
+AGAIN = "export or download the model again"
 HUB_NAME = r"\w[\w.-]*/[\w.-]+"
 
 
@@ -39,6 +41,8 @@ class ModelFiles(NamedTuple):
     restorer: Path
     sampler: dict[str, Any]
     """`name`, `eta`, `num_steps` and `timestep_spacing`, as `make_sampling` takes them."""
+    about: Path | None = None
+    """The file that says how to sample."""
 
 
 RELEASED = {
@@ -60,18 +64,39 @@ def find_model(name: str | Path | None = None) -> ModelFiles:
     Raises:
         BadModel: there is no such model; the message says what to fetch and where to put it.
     """
-    from pipeline.models.store import BadModel
+    try:
+        found = locate_model(name)
+    except NotFetched:
+        found = _fetch(str(name))
+    from modules.inference.restore import make_sampling
 
+    try:
+        make_sampling(**found.sampler)
+    except ValueError as error:
+        raise BadModel(f"{found.about}: {error}; {AGAIN}") from error
+    return found
+
+
+def locate_model(name: str | Path | None = None) -> ModelFiles:
+    """The files of a model that is on this machine; `name` as for `find_model`.
+
+    Raises:
+        BadModel: there is no such model, or its settings are damaged.
+        NotFetched: it is not here yet.
+    """
     if name is None or name == "shipped":
         if SHIPPED.is_dir():
             return _in_folder(SHIPPED)
         raise BadModel(f"no model comes with this copy of the project; name one: {_choices()}")
     if str(name) in RELEASED:
-        return _released(str(name))
+        converted = cache() / str(name) / CONVERTED
+        if converted.is_dir():
+            return _in_folder(converted)
+        raise NotFetched(f"the model {name} is fetched when it is needed")
     if Path(name).is_dir():
         return _in_folder(Path(name))
     if not Path(name).exists() and re.fullmatch(HUB_NAME, str(name)):
-        return _in_folder(_fetch_folder(str(name)))
+        return _in_folder(_snapshot(str(name), fetch=False))
     if Path(name).is_file():
         raise BadModel(f"{name} is a file, and a model is two; give the folder they lie in")
     raise BadModel(f"there is no model {str(name)!r}; name one: {_choices()}")
@@ -91,14 +116,12 @@ def _choices() -> str:
 
 
 def _in_folder(folder: Path) -> ModelFiles:
-    from pipeline.models.store import BadModel
-
     if (folder / RESTORER).is_file():
-        return ModelFiles(folder / CONTROLLER, folder / RESTORER, _sampler_in(folder / ABOUT))
+        return _model(folder / CONTROLLER, folder / RESTORER, folder / ABOUT)
     stages = folder / "controller", folder / "restorer"
     if all((stage / "model.safetensors").is_file() for stage in stages):
         controller, restorer = (stage / "model.safetensors" for stage in stages)
-        return ModelFiles(controller, restorer, _sampler_in(stages[1] / "config.yaml"))
+        return _model(controller, restorer, stages[1] / "config.yaml")
     for pair in RELEASED.values():
         if all((folder / file).is_file() for file in pair):
             return ModelFiles(folder / pair[0], folder / pair[1], SAMPLER)
@@ -109,28 +132,23 @@ def _in_folder(folder: Path) -> ModelFiles:
     )
 
 
+def _model(controller: Path, restorer: Path, about: Path) -> ModelFiles:
+    return ModelFiles(controller, restorer, _sampler_in(about), about)
+
+
 def _sampler_in(path: Path) -> dict[str, Any]:
     """How to sample, as a model's or a run's settings say."""
-    from omegaconf import OmegaConf
-
-    from modules.inference.restore import make_sampling
-    from pipeline.models.store import BadModel
-
     try:
-        about = OmegaConf.to_container(OmegaConf.load(path))  # JSON is YAML, too
+        about = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML, too
     except FileNotFoundError as error:
-        raise BadModel(f"{path} is missing, which says how to sample; get it anew") from error
-    except (YAMLError, OSError, ValueError) as error:
-        raise BadModel(f"{path} is damaged ({_first_line(error)}); get it anew") from error
+        raise BadModel(f"{path} is missing, which says how to sample; {AGAIN}") from error
+    except (yaml.YAMLError, OSError, ValueError) as error:
+        raise BadModel(f"{path} is damaged ({_first_line(error)}); {AGAIN}") from error
     sampler = _current(about) if isinstance(about, dict) else None
     if not isinstance(sampler, dict) or sampler.keys() != SAMPLER.keys():
-        raise BadModel(f"{path} does not say how to sample: {', '.join(SAMPLER)}; get it anew")
+        raise BadModel(f"{path} does not say how to sample: {', '.join(SAMPLER)}; {AGAIN}")
     if wrong := [name for name, kinds in KINDS.items() if type(sampler[name]) not in kinds]:
-        raise BadModel(f"{path} has {sampler[wrong[0]]!r} as sampler.{wrong[0]}; get it anew")
-    try:
-        make_sampling(**sampler)
-    except ValueError as error:
-        raise BadModel(f"{path}: {error}; get it anew") from error
+        raise BadModel(f"{path} has {sampler[wrong[0]]!r} as sampler.{wrong[0]}; {AGAIN}")
     return {str(name): value for name, value in sampler.items()}
 
 
@@ -142,17 +160,17 @@ def _current(about: dict[Any, Any]) -> Any:
     return renamed("sampling", former)
 
 
-def _released(name: str) -> ModelFiles:
-    """Of a released pair: converted where that was done, else put there by hand, or fetched."""
-    by_hand, pair = cache() / name, RELEASED[name]
-    converted = by_hand / CONVERTED
-    if not converted.is_dir():
-        controller, restorer = (
-            by_hand / file if (by_hand / file).is_file() else _fetch_file(file, by_hand)
-            for file in pair
-        )
-        _convert(name, (controller, restorer), converted)
-    return _in_folder(converted)
+def _fetch(name: str) -> ModelFiles:
+    """A model that is not here: of a released pair, put there by hand or fetched, and converted."""
+    if name not in RELEASED:
+        return _in_folder(_snapshot(name, fetch=True))
+    by_hand = cache() / name
+    controller, restorer = (
+        by_hand / file if (by_hand / file).is_file() else _fetch_file(file, by_hand)
+        for file in RELEASED[name]
+    )
+    _convert(name, (controller, restorer), by_hand / CONVERTED)
+    return _in_folder(by_hand / CONVERTED)
 
 
 def _convert(name: str, pair: tuple[Path, Path], folder: Path) -> None:
@@ -178,8 +196,6 @@ def _fetch_file(file: str, by_hand: Path) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # type: ignore[attr-defined]
 
-    from pipeline.models.store import BadModel
-
     try:
         path = Path(hf_hub_download(REPOSITORY, file))
     except (HTTPError, LocalEntryNotFoundError, OSError, RuntimeError) as error:
@@ -197,22 +213,23 @@ def _fetch_file(file: str, by_hand: Path) -> Path:
     return path
 
 
-def _fetch_folder(repository: str) -> Path:
-    """A model folder on the Hub."""
+def _snapshot(repository: str, fetch: bool) -> Path:
+    """A model folder of the Hub, as it was fetched before, or fetched now."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # type: ignore[attr-defined]
 
-    from pipeline.models.store import BadModel
-
     wanted = [CONTROLLER, RESTORER, ABOUT]
     try:
-        return Path(snapshot_download(repository, allow_patterns=wanted))
+        found = snapshot_download(repository, allow_patterns=wanted, local_files_only=not fetch)
     except (HTTPError, LocalEntryNotFoundError, OSError, RuntimeError) as error:
+        if not fetch:
+            raise NotFetched(f"the model {repository} is fetched when it is needed") from error
         raise BadModel(
             f"there is no folder {repository}, and no such model can be fetched from the Hugging "
             f"Face Hub ({_first_line(error)}). Fetch {', '.join(wanted)} of it where there is a "
             "network, and give the folder you put them into"
         ) from error
+    return Path(found)
 
 
 def _first_line(error: Exception) -> str:

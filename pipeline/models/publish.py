@@ -17,8 +17,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from datamodules.files import atomic_write, file_hash, read_json, write_json
+from pipeline.errors import BadModel
 from pipeline.models.hub import ABOUT, CONTROLLER, RELEASED, RESTORER, ModelFiles, find_model
-from pipeline.models.store import BadModel, load_pair, save_copies
+from pipeline.models.store import load_pair, save_copies
 from pipeline.stage import read_record
 
 logger = logging.getLogger(__name__)

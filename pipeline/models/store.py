@@ -8,84 +8,56 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from hydra.utils import get_object
 from torch import Tensor, nn
 
 from datamodules.files import atomic_write, file_hash
+from modules import networks
 from modules.clip.daclip import DaClip, build_daclip
 from modules.clip.encoder import DaClipEncoder
-from modules.diffusion.prediction import prediction_type
+from modules.diffusion.prediction import PREDICTION_TYPES
 from modules.diffusion.schedule import make_noise_schedule
 from modules.inference.device import is_out_of_memory
-from modules.inference.restore import Denoiser, Sampling, make_sampling
+from modules.inference.restore import Denoiser, RestorationModel, make_sampling, place_model
 from modules.reference.daclip import load_reference_checkpoint
 from modules.reference.released import controller_as_ours, kind_of, restorer_as_ours
-from pipeline.config import Config, ConfigError
+from pipeline.errors import BadModel
 from pipeline.legacy import current_model
 
 FORMAT = "daclip-lightning/1"
 CONTROLLER, RESTORER = "controller", "restorer"
 """The kinds of files."""
-NETWORK_PACKAGE = "modules."
-"""Where a network named in a file may come from."""
-
-
-class BadModel(ValueError):
-    """A model file that cannot be used; the message names it and says why."""
-
-
-class Models(NamedTuple):
-    """What restores."""
-
-    controller: DaClipEncoder
-    denoiser: Denoiser
-    sampling: Sampling
-    device: torch.device
 
 
 def load_models(
-    config: Config, controller_path: Path | None = None, restorer_path: Path | None = None
-) -> Models:
-    """The models that restore, on the device to use.
+    controller: Path, restorer: Path, sampler: Mapping[str, Any], device: torch.device
+) -> RestorationModel:
+    """The models that restore, on a device.
 
     Args:
-        config: says how to sample, and which device.
-        controller_path: the controller's file; None for that of the run.
-        restorer_path: the restorer's; None for that of the run.
+        controller: the controller's file.
+        restorer: the restorer's.
+        sampler: as `make_sampling` takes it.
+        device: to use.
 
     Raises:
-        BadModel: a file cannot be used, or the two do not fit each other.
-        ConfigError: the restorer cannot be called so often.
+        BadModel: a file cannot be used, the two do not fit each other, or the restorer has fewer
+            timesteps than the sampler takes steps.
         ValueError: the sampler's settings are wrong.
     """
-    # Not above: of a run alone, whose stages need more than other systems have.
-    from pipeline.chain import controller_weights, restorer_weights
-
-    sampling = make_sampling(**vars(config.sampler))
-    controller_path = controller_path or controller_weights(config)
-    restorer_path = restorer_path or restorer_weights(config)
-    device = device_of(config)
-    controller, denoiser = load_pair(controller_path, restorer_path)
+    sampling = make_sampling(**sampler)
+    encoder, denoiser = load_pair(controller, restorer)
     if not 1 <= sampling.num_steps <= denoiser.schedule.T:
-        raise ConfigError(
-            f"sampler.num_steps={sampling.num_steps}: this restorer takes 1 to "
-            f"{denoiser.schedule.T} "
-            "network calls an image"
+        raise BadModel(
+            f"{restorer} takes 1 to {denoiser.schedule.T} steps an image, not num_steps="
+            f"{sampling.num_steps}"
         )
-    return Models(controller.to(device), denoiser.to(device), sampling, device)
-
-
-def device_of(config: Config) -> torch.device:
-    """The device that a run restores and measures on."""
-    cuda = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if cuda else "cpu")
+    return place_model(encoder, denoiser, sampling, device)
 
 
 def load_pair(controller_path: Path, restorer_path: Path) -> tuple[DaClipEncoder, Denoiser]:
@@ -96,7 +68,7 @@ def load_pair(controller_path: Path, restorer_path: Path) -> tuple[DaClipEncoder
     """
     denoiser = load_restorer(restorer_path, controller_path)
     controller = load_controller(controller_path)
-    taken, given = getattr(denoiser.network, "context_dim", None), controller.daclip.embed_dim
+    taken, given = networks.describe(denoiser.network).context_dim, controller.daclip.embed_dim
     if taken not in (None, given):
         raise BadModel(
             f"{restorer_path} takes embeddings of {taken} numbers, and {controller_path} gives "
@@ -131,16 +103,18 @@ def load_controller(path: Path) -> DaClipEncoder:
 def save_restorer(
     path: Path,
     network: nn.Module,
-    config: Config,
+    about: Mapping[str, Any],
     controller: Path,
 ) -> None:
-    """Save a trained network with its SDE, its target and the controller it was trained with."""
-    about = {
-        "network": config.network,
-        "prediction_type": config.restorer.prediction_type,
-        "process": asdict(config.process),
-        "controller_sha256": file_hash(controller),
-    }
+    """Save a trained network with what to build and the controller it was trained with.
+
+    Args:
+        path: of the file.
+        network: trained.
+        about: its `network`, `prediction_type` and `process`.
+        controller: the file of the controller.
+    """
+    about = {**about, "controller_sha256": file_hash(controller)}
     _save(path, network.state_dict(), RESTORER, about)
 
 
@@ -161,7 +135,7 @@ def load_restorer(path: Path, controller: Path) -> Denoiser:
         return Denoiser(
             network,
             make_noise_schedule(**about["process"]),
-            prediction_type(about["prediction_type"]),
+            PREDICTION_TYPES.find(about["prediction_type"]),
         )
 
 
@@ -198,27 +172,15 @@ def start_from(path: Path, network: nn.Module) -> None:
 
 
 def build_network(node: Mapping[str, Any]) -> nn.Module:
-    """Make a restorer network, in the memory format its convolutions are fastest in.
+    """Make a restorer network of ours; see `modules.networks.build_network`.
 
     Raises:
-        BadModel: its class is not one of ours, or does not take these arguments.
+        BadModel: it is none of ours, or does not take these arguments.
     """
-    target = str(node["_target_"])
-    kind = get_object(target) if target.startswith(NETWORK_PACKAGE) else None
-    # A name may lead through one of our modules to anything it imports, hence the second look;
-    # and the arguments are plain values: a `_target_` among them is not followed.
-    if (
-        not isinstance(kind, type)
-        or not issubclass(kind, nn.Module)
-        or not kind.__module__.startswith(NETWORK_PACKAGE)
-    ):
-        raise BadModel(f"network {target!r} is no network class of {NETWORK_PACKAGE}*")
-    arguments = {name: value for name, value in node.items() if name != "_target_"}
     try:
-        network: nn.Module = kind(**arguments)
-    except TypeError as error:
-        raise BadModel(f"network {target}: {error}; it was made by another version") from error
-    return network.to(memory_format=torch.channels_last)
+        return networks.build_network(node)
+    except ValueError as error:
+        raise BadModel(str(error)) from error
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], kind: str, about: Mapping[str, Any]) -> None:

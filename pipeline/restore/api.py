@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack, overload
+from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
@@ -18,16 +18,25 @@ from torch import Tensor
 
 from modules.clip.daclip import Embeddings
 from modules.clip.encoder import DaClipEncoder
-from modules.inference.device import auto_side, choose_device, choose_dtype
-from modules.inference.restore import Denoiser, make_sampling
+from modules.inference.device import choose_device
+from modules.inference.restore import (
+    Denoiser,
+    OnCall,
+    Tile,
+    make_sampling,
+    place_model,
+    restore,
+    tile_side,
+    to_floats,
+)
 from modules.inference.tiling import SMALLEST, Window, count_tiles
+from modules.networks import describe
 from pipeline.models.store import load_pair
-from pipeline.restore.canvas import OnCall, Work, deviation, restore_canvas
-from pipeline.restore.pictures import Canvas, Given, Picture, check_canvas, open_picture
-from pipeline.restore.prompt import parse_choice, steer
+from pipeline.restore.image_io import Canvas
+from pipeline.restore.pictures import Given, Picture, check_canvas, open_picture
+from pipeline.restore.prompt import AUTO, parse_choice, prompt_embeddings
 
 MOST_SEED = 2**63
-Tile = int | Literal["auto"] | None
 
 
 class Progress(NamedTuple):
@@ -36,7 +45,7 @@ class Progress(NamedTuple):
     done: int
     """Network calls so far."""
     total: int
-    """All of them: tiles x steps x candidates."""
+    """All of them: tiles x network calls of a tile x candidates."""
     state: Callable[[], Tensor]
     """Makes what the network now takes the tile to be: `[3, h, w]` in [0, 1], on the CPU."""
     tile: Window
@@ -70,9 +79,9 @@ class Restoration:
     image: Picture
     """Of the kind that came in; a Pillow image of a path."""
     degradation: dict[str, float]
-    """Probability of each word, by what was seen in the image, the highest first."""
+    """Probability of each word, by the image's own embedding, the highest first."""
     prompt: dict[str, float]
-    """What the restorer was told, with shares; `{"auto": 1.0}`: what was seen."""
+    """What the restorer was prompted with, with shares; `{"auto": 1.0}`: the image's embedding."""
     candidates: list[Picture]
     """All results, one for each of the seeds; the first is `image`."""
     uncertainty: NDArray[np.float32] | None
@@ -99,7 +108,7 @@ class Restorer:
         """Restore with loaded models, which move to the device.
 
         Args:
-            controller: sees degradations.
+            controller: embeds images and texts.
             denoiser: the restorer that was trained with it.
             sampling: `name`, `eta`, `num_steps` and `timestep_spacing`; see `make_sampling`.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
@@ -109,10 +118,9 @@ class Restorer:
             ValueError: a device, precision or sampling that there is not.
         """
         self.device = choose_device(device)
-        self._dtype = choose_dtype(precision, self.device, denoiser)
-        self._sampling = make_sampling(**sampling)
-        self._controller = controller.to(self.device)
-        self._denoiser = denoiser.to(self.device)
+        self.model = place_model(
+            controller, denoiser, make_sampling(**sampling), self.device, precision
+        )
 
     @classmethod
     def from_pretrained(
@@ -139,17 +147,17 @@ class Restorer:
     @property
     def words(self) -> tuple[str, ...]:
         """The degradations that are told apart."""
-        return self._controller.words
+        return self.model.encoder.words
 
     @property
     def T(self) -> int:
         """Most steps that an image can take."""
-        return self._denoiser.schedule.T
+        return self.model.denoiser.schedule.T
 
     @property
     def steps(self) -> int:
         """Network calls of an image where nothing else is said."""
-        return self._sampling.num_steps
+        return self.model.sampling.num_steps
 
     @overload
     def __call__(self, images: list[Any], **options: Unpack[Request]) -> list[Restoration]: ...
@@ -202,15 +210,15 @@ class Restorer:
 
         Args:
             pixels: `[H, W, 3]`, uint8 in 0..255, uint16 in 0..65535, or float32 in [0, 1].
-            degradation: `auto` for what is seen, a word, free text, or several with weights, such
-                as `noisy:0.5,low-light`.
-            steps: network calls, in 1..T; None for the model's own number.
+            degradation: `auto` for what the encoder finds, a word, free text, or several with
+                weights, such as `noisy:0.5,low-light`.
+            steps: of the sampler, in 1..T; None for the model's own number.
             seed: of the noise, 0 or more.
             tile: side of the tiles in pixels; None for the whole image at once; `auto` for tiles
                 where memory asks for them.
             strength: from 0, the image as it is, to 1, the restoration.
             candidates: results to make; the k-th of them, from 0, is that of `seed + k`.
-            on_step: told of each network call; what it raises ends the restoration.
+            on_step: called after each network call; what it raises ends the restoration.
 
         Raises:
             ValueError: an option is out of range, or the array is no such image.
@@ -225,22 +233,35 @@ class Restorer:
             strength=strength,
             candidates=candidates,
         )
+        model, planes = self.model, _planes(pixels)
+        sampling = model.sampling._replace(num_steps=steps or self.steps)
         height, width, _ = pixels.shape
-        side = self._side(height, width, tile)
-        sampling = self._sampling._replace(num_steps=steps or self.steps)
+        side = tile_side(model, height, width, tile)
         tiles = count_tiles(height, width, side)
-        calls = tiles * sampling.num_steps * candidates
-        seen = self._controller.embed(_planes(pixels)[None])
-        told = steer(self._controller, seen, choice)
-        tell = _teller(on_step, calls)
-        work = Work(self._denoiser, self._dtype, told, sampling, side, strength, tell)
-        made = [restore_canvas(work, pixels, seed + k) for k in range(candidates)]
+        calls = tiles * sampling.network_calls * candidates
+        embeddings = model.embed(planes)
+        prompted = prompt_embeddings(model.encoder, embeddings, choice)
+        on_call = _report(on_step, calls)
+        made = [
+            restore(
+                model,
+                planes,
+                [seed + k],
+                embeddings=prompted,
+                num_steps=sampling.num_steps,
+                tile=side,
+                strength=strength,
+                on_call=on_call,
+            )
+            for k in range(candidates)
+        ]
+        canvases = [image[0].permute(1, 2, 0).numpy() for image in made]
         return Restoration(
-            image=made[0],
-            degradation=self._probabilities(seen),
+            image=canvases[0],
+            degradation=self._probabilities(embeddings),
             prompt=choice,
-            candidates=list(made),
-            uncertainty=deviation(made) if candidates > 1 else None,
+            candidates=list(canvases),
+            uncertainty=deviation(canvases) if candidates > 1 else None,
             tiles=tiles,
             calls=calls,
             seconds=time.perf_counter() - started,
@@ -256,7 +277,7 @@ class Restorer:
         strength: float = 1.0,
         candidates: int = 1,
     ) -> dict[str, float]:
-        """Check options of `restore_pixels`; what the degradation tells the restorer, by shares.
+        """Check options of `restore_pixels`; the parts of the prompt with their shares.
 
         Raises:
             ValueError: one is out of range.
@@ -274,34 +295,45 @@ class Restorer:
             raise ValueError(f"strength must be in 0..1, got {strength}")
         if candidates < 1:
             raise ValueError(f"candidates must be 1 or more, got {candidates}")
-        return parse_choice(degradation, self.words)
+        choice = parse_choice(degradation, self.words)
+        if choice.keys() != {AUTO} and not describe(self.model.denoiser.network).uses_prompt:
+            raise ValueError(
+                f"degradation {degradation!r} would change nothing: this model's restorer takes no "
+                "degradation prompt; leave it at auto"
+            )
+        return choice
 
-    def _side(self, height: int, width: int, tile: Tile) -> int:
-        """Of the tiles; of a whole image, that of the one tile."""
-        if tile == "auto":
-            tile = auto_side(height, width, self._denoiser.network, self.device, self._dtype)
-        return max(height, width, SMALLEST) if tile is None else tile
-
-    def _probabilities(self, seen: Embeddings) -> dict[str, float]:
-        found = self._controller.probabilities(seen)[0].tolist()
+    def _probabilities(self, embeddings: Embeddings) -> dict[str, float]:
+        found = self.model.encoder.probabilities(embeddings)[0].tolist()
         pairs = zip(self.words, found, strict=True)
         return dict(sorted(pairs, key=lambda pair: -pair[1]))
 
 
+def deviation(candidates: Sequence[Canvas]) -> NDArray[np.float32]:
+    """Standard deviation over images of values in [0, 1], as the mean of the channels: `[H, W]`."""
+    rows = zip(*candidates, strict=True)
+    spread = [
+        to_floats(torch.from_numpy(np.stack(row))).std(dim=0, correction=0).mean(dim=-1)
+        for row in rows
+    ]
+    found: NDArray[np.float32] = torch.stack(spread).numpy()
+    return found
+
+
 def _planes(pixels: Canvas) -> Tensor:
-    """`[3, H, W]`, a view where torch can have one."""
-    return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)
+    """`[1, 3, H, W]`, a view where torch can have one."""
+    return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]
 
 
-def _teller(on_step: OnStep | None, total: int) -> OnCall:
-    """Counts network calls, and tells of them."""
+def _report(on_step: OnStep | None, total: int) -> OnCall | None:
+    """Count network calls and report each."""
     calls = itertools.count(1)
 
-    def tell(tile: Window, x_0: Tensor) -> None:
-        if on_step is not None:
-            on_step(Progress(next(calls), total, partial(_shown, x_0), tile))
+    def report(tile: Window, x_0: Tensor) -> None:
+        assert on_step is not None
+        on_step(Progress(next(calls), total, partial(_shown, x_0), tile))
 
-    return tell
+    return report if on_step is not None else None
 
 
 def _shown(x_0: Tensor) -> Tensor:

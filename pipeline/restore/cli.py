@@ -1,4 +1,4 @@
-"""`restore PHOTO... --output FOLDER`: restore photographs, whatever ails them."""
+"""`restore PHOTO... --output FOLDER`: restore degraded photographs."""
 
 from __future__ import annotations
 
@@ -11,55 +11,34 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pipeline.frozen_imports import frozen_imports
 
-# Nothing heavy above: what is wrong with the arguments, and --help, are told at once.
+if TYPE_CHECKING:
+    from pipeline.restore.paths import Job, Settings
+
+# Nothing heavy is imported above, so that --help and wrong arguments are answered at once.
 
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 RECORD = ".restored.jsonl"
-"""In the output folder: what was restored, and how, a line for each."""
-
-
-class Settings(NamedTuple):
-    """How to restore, as `Restorer.restore_pixels` and the sheets take it."""
-
-    degradation: str
-    steps: int | None
-    seed: int
-    tile: int | str | None
-    strength: float
-    candidates: int
-    compare: bool
-    save_steps: bool
-    format: str | None
-
-    @property
-    def sheets(self) -> list[str]:
-        """Kinds of pictures that are made of each photograph."""
-        kinds = {
-            "compare": self.compare,
-            "steps": self.save_steps,
-            "uncertainty": self.candidates > 1,
-        }
-        return [kind for kind, is_wanted in kinds.items() if is_wanted]
+"""In the output folder: a line for each file that was restored, and how."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; its exit status."""
+    """Run the command; returns the exit status."""
     chosen = _parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names in an encoding it does not have
+            stream.reconfigure(errors="backslashreplace")  # names that its encoding does not have
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no .part files are left
     try:
         return _run(chosen)
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; the same command goes on from here\n")
+        sys.stderr.write("\ninterrupted; run the same command again to continue\n")
         return INTERRUPTED
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
@@ -74,19 +53,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    from pipeline.restore.paths import check_files, find_jobs
+    from pipeline.restore.paths import Settings, check_files, find_jobs
 
     settings = Settings(**{name: getattr(chosen, name) for name in Settings._fields})
     suffix = None if settings.format is None else f".{settings.format}"
     record = Record(chosen.output / RECORD, settings, chosen.model)
     jobs, faults = find_jobs(chosen.inputs, chosen.output, suffix, _lines(), record.made())
-    check_files(jobs, settings.candidates, settings.sheets)
+    check_files(jobs, settings.candidates, settings.figures)
     waiting = [job for job in jobs if chosen.overwrite or not record.has(job)]
     if not chosen.overwrite:
         record.check_foreign(waiting)
     for fault in faults:
         logger.error("error: %s", fault)
-    _tell_waiting(len(jobs), len(waiting))
+    done = f", {len(jobs) - len(waiting)} already done" if len(waiting) < len(jobs) else ""
+    logger.info("%d photograph%s%s", len(jobs), "" if len(jobs) == 1 else "s", done)
     failed = len(faults)
     if chosen.dry_run:
         for job in waiting:
@@ -110,21 +90,21 @@ def _run(chosen: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110  (Path's raises an error of too long a name)
 
 
 def _lines() -> Iterator[str]:
-    """Of standard input, read when they are asked for; names may be in any encoding."""
+    """Lines of standard input, read when needed; names may be in any encoding."""
     for line in sys.stdin.buffer:
         yield os.fsdecode(line)
 
 
 class Record:
-    """What has been restored into a folder, so that the same command does not do it again."""
+    """The files that were restored into a folder, so that the same command skips them."""
 
     def __init__(self, path: Path, settings: Settings, model: str | None) -> None:
-        """Read what there is; a line that was cut off counts for nothing."""
+        """Read the file, if any; incomplete lines are ignored."""
         self._path, self._settings = path, settings
         self._how = [model, _version(model), *settings]
         self._done: dict[str, Any] = {}
@@ -136,44 +116,44 @@ class Record:
                 continue
 
     def made(self) -> set[Path]:
-        """The `place` of each file that was made, or begun, and of the record itself."""
+        """The `place` of each file that was made or begun, and of the record itself."""
         from pipeline.restore.paths import place
 
         return {place(self._path.parent / name) for name in (*self._done, self._path.name)}
 
-    def has(self, job: Any) -> bool:
-        """Whether a photograph as it now is has been restored in this way, and is there."""
-        return _is_there(job.target) and self._done.get(self._name(job.target)) == self._entry(job)
+    def has(self, job: Job) -> bool:
+        """Whether the photograph has not changed since it was restored with these settings."""
+        return _exists(job.target) and self._done.get(self._name(job.target)) == self._entry(job)
 
-    def check_foreign(self, jobs: list[Any]) -> None:
-        """Refuse to write over what was not made by this command.
+    def check_foreign(self, jobs: list[Job]) -> None:
+        """Refuse to overwrite files that this command has not made.
 
         Raises:
-            ValueError: a file is there already.
+            ValueError: there is such a file.
         """
         for path in self._files(jobs):
-            if _is_there(path) and self._name(path) not in self._done:
+            if _exists(path) and self._name(path) not in self._done:
                 raise ValueError(
-                    f"{path} is there and was not made by this command; choose another "
+                    f"{path} already exists and was not made by this command; choose another "
                     "output folder, or give --overwrite"
                 )
 
-    def claim(self, jobs: list[Any]) -> None:
-        """Remember which files will be made, so that those of a run that was cut off are known."""
+    def claim(self, jobs: list[Job]) -> None:
+        """Record which files will be made, so that those of an interrupted run are known."""
         self._write([{"target": self._name(path)} for path in self._files(jobs)])
 
-    def add(self, job: Any) -> None:
-        """Remember that a photograph was restored."""
+    def add(self, job: Job) -> None:
+        """Record that a photograph was restored."""
         self._write([self._entry(job)])
 
-    def _files(self, jobs: list[Any]) -> Iterator[Path]:
+    def _files(self, jobs: list[Job]) -> Iterator[Path]:
         from pipeline.restore.paths import files_of
 
         for job in jobs:
-            yield from files_of(job.target, self._settings.candidates, self._settings.sheets)
+            yield from files_of(job.target, self._settings.candidates, self._settings.figures)
 
     def _write(self, entries: list[dict[str, Any]]) -> None:
-        # Each begins a line: the one before may have been cut off.
+        # Each starts a new line, since the one before may be incomplete.
         text = "".join(f"\n{json.dumps(entry)}" for entry in entries)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,17 +169,17 @@ class Record:
     def _name(self, path: Path) -> str:
         return path.relative_to(self._path.parent).as_posix()
 
-    def _entry(self, job: Any) -> dict[str, Any]:
+    def _entry(self, job: Job) -> dict[str, Any]:
         try:
             about = job.source.stat()
-        except OSError:  # it is told when it is its turn
+        except OSError:  # reported when the photograph is read
             return {}
         source = [str(job.source.resolve()), about.st_size, about.st_mtime_ns]
         return {"target": self._name(job.target), "source": source, "how": self._how}
 
 
 def _version(model: str | None) -> list[int] | None:
-    """Tells whether a model that lies in a folder is still the same."""
+    """Size and time of a local model's weights, which change with them; None of other models."""
     from pipeline.models.hub import RESTORER, SHIPPED
 
     folder = SHIPPED if model in (None, "shipped") else Path(str(model))
@@ -209,28 +189,43 @@ def _version(model: str | None) -> list[int] | None:
     return None
 
 
-def _tell_waiting(count: int, waiting: int) -> None:
-    done = f", {count - waiting} of them done already" if waiting < count else ""
-    logger.info("%d photograph%s%s", count, "" if count == 1 else "s", done)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="restore", description=__doc__)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="PHOTO", help="file, folder, pattern, or - for names on stdin")
     add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where to write")
-    add("-m", "--model", help="name or folder of a model; left out: the one that comes with this")
-    add("-d", "--degradation", default="auto", help='what ails them: rainy, "noisy:0.5,low-light"')
+    add(
+        "-m",
+        "--model",
+        help="name or folder of a model; default: the one that comes with the project",
+    )
+    add(
+        "-d",
+        "--degradation",
+        default="auto",
+        help='auto, or the degradations to remove: rainy, "noisy:0.5,low-light"',
+    )
     add("--steps", type=int, help="network calls an image; more take longer")
-    add("--seed", type=int, default=0, help="of the noise; another one gives another result")
-    add("--tile", type=_tile, default="auto", help="side of tiles in pixels, auto or none")
-    add("--strength", type=float, default=1.0, help="0 leaves the image, 1 restores it in full")
-    add("--candidates", type=int, default=1, help="results of an image, and where they differ")
-    add("--format", choices=["png", "jpg", "webp", "tif", "bmp"], help="of what is written")
-    add("--compare", action="store_true", help="a sheet of before beside after, too")
-    add("--save-steps", action="store_true", help="a strip of the steps in between, too")
+    add("--seed", type=int, default=0, help="of the noise; another seed gives another result")
+    add("--tile", type=_tile, default="auto", help="side of the tiles in pixels, auto or none")
+    add(
+        "--strength",
+        type=float,
+        default=1.0,
+        help="from 0, the image as it is, to 1, fully restored",
+    )
+    add(
+        "--candidates", type=int, default=1, help="results an image, and a map of where they differ"
+    )
+    add(
+        "--format",
+        choices=["png", "jpg", "webp", "tif", "bmp"],
+        help="of the restored files; default: as each photograph",
+    )
+    add("--compare", action="store_true", help="also write before beside after")
+    add("--save-steps", action="store_true", help="also write the steps in between")
     add("--device", default="auto", help="auto, cpu, cuda, mps, or several: cuda:0,cuda:1")
-    add("--overwrite", action="store_true", help="restore again what is there already")
+    add("--overwrite", action="store_true", help="restore again, and overwrite existing files")
     add("--dry-run", action="store_true", help="show what would be done")
     return parser
 

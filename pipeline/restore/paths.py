@@ -1,4 +1,4 @@
-"""What the command line names, as a list of photographs and where each restored one goes."""
+"""Which photographs the command line names, how to restore them, and where each one goes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,36 @@ from datamodules.images import SUFFIXES
 
 STDIN = "-"
 BYTE_ORDER_MARK = "\ufeff"
-"""What some editors put before a text."""
+"""What some editors put at the start of a text file."""
 
 
 class BadInput(ValueError):
     """Inputs that cannot be restored as they were named; the message says which and why."""
+
+
+class Settings(NamedTuple):
+    """How to restore: options of `Restorer.restore_pixels`, and what is written beside."""
+
+    degradation: str
+    steps: int | None
+    seed: int
+    tile: int | str | None
+    strength: float
+    candidates: int
+    compare: bool
+    save_steps: bool
+    format: str | None
+    """A suffix without its dot; None for each photograph's own format."""
+
+    @property
+    def figures(self) -> list[str]:
+        """Kinds of figures that are made of each photograph."""
+        kinds = {
+            "compare": self.compare,
+            "steps": self.save_steps,
+            "uncertainty": self.candidates > 1,
+        }
+        return [kind for kind, is_wanted in kinds.items() if is_wanted]
 
 
 class Job(NamedTuple):
@@ -30,28 +55,28 @@ class Job(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What came of the names."""
+    """The photographs that were named."""
 
     jobs: list[Job]
     faults: list[str]
-    """What is not there or cannot be read, a sentence for each."""
+    """A sentence for each name that does not exist or cannot be read."""
 
 
-def files_of(target: Path, candidates: int, sheets: Sequence[str]) -> list[Path]:
-    """All that is written of a photograph: its candidates, of which the target is the first, and
-    sheets of these kinds.
+def files_of(target: Path, candidates: int, figures: Sequence[str]) -> list[Path]:
+    """All files that are written for a photograph: its candidates, of which the target is the
+    first, and figures of these kinds.
     """
     further = [target.with_stem(f"{target.stem}-{n}") for n in range(2, candidates + 1)]
-    return [target, *further, *(sheet_of(target, kind) for kind in sheets)]
+    return [target, *further, *(figure_of(target, kind) for kind in figures)]
 
 
-def sheet_of(target: Path, kind: str) -> Path:
-    """The file of a picture about a restoration."""
+def figure_of(target: Path, kind: str) -> Path:
+    """The file of a figure about a restoration."""
     return target.with_name(f"{target.name}.{kind}.png")
 
 
-def check_files(jobs: Sequence[Job], candidates: int, sheets: Sequence[str]) -> None:
-    """Refuse what would be written twice, or over a photograph that is to be restored.
+def check_files(jobs: Sequence[Job], candidates: int, figures: Sequence[str]) -> None:
+    """Refuse files that would be written twice, or over a photograph that is to be restored.
 
     Raises:
         BadInput: there is such a file.
@@ -60,35 +85,35 @@ def check_files(jobs: Sequence[Job], candidates: int, sheets: Sequence[str]) -> 
     writers: dict[Path, Path] = {}
     alike: dict[str, Path] = {}
     for job in jobs:
-        for path in files_of(job.target, candidates, sheets):
+        for path in files_of(job.target, candidates, figures):
             other = writers.setdefault(path, job.source)
             if other != job.source:
                 raise BadInput(f"{other} and {job.source} would both be restored to {path}")
             like = alike.setdefault(_folded(str(path)), path)
-            if like != path and _takes_for_one(path):
+            if like != path and _is_folding(path):
                 raise BadInput(
                     f"{writers[like]} and {job.source} would both be restored to {path}: this disk "
-                    "takes names for one that differ in case or in how accents are stored; restore "
-                    "them to two folders"
+                    "does not distinguish names by case or by how accents are stored; restore them "
+                    "to two folders"
                 )
             if _real(path) in sources:
                 raise BadInput(f"{path} would be overwritten; choose another output folder")
 
 
 def place(path: Path) -> Path:
-    """A name by which a file is compared with others: links to its folder and `..` are followed,
-    the file itself is not, where it is a link.
+    """A file's name for comparisons: without `..` and links in its folder, but not followed itself
+    where it is a link.
     """
     return _real(path.parent) / path.name
 
 
 def _folded(name: str) -> str:
-    """The same for names that differ in case or in how accents are stored."""
+    """A name without the differences of case and of how accents are stored."""
     return unicodedata.normalize("NFC", name.lower())
 
 
-def _takes_for_one(path: Path) -> bool:
-    """Whether the disk that a file will be on takes names for one that are the same folded."""
+def _is_folding(path: Path) -> bool:
+    """Whether the disk of a future file does not distinguish names that fold to the same."""
     return _folds(next(folder for folder in path.absolute().parents if folder.is_dir()))
 
 
@@ -110,7 +135,7 @@ def find_jobs(
     """List the photographs to restore, each once.
 
     A folder's photographs keep their sub-folders; hidden files and what lies in the output
-    folder are passed over, and what patterns and `lines` name of what was made before.
+    folder are skipped, and so are files made before that patterns or `lines` name.
 
     Args:
         inputs: files, folders, patterns such as `scans/**/*.tif`, or `-` for names in `lines`.
@@ -131,7 +156,9 @@ def find_jobs(
     faults: list[str] = []
     for named, is_line in _names(inputs, lines):
         if "\0" in named:
-            raise BadInput("zero bytes between names; give one a line, as find without -print0")
+            raise BadInput(
+                "names are separated by zero bytes; give one a line, as find without -print0"
+            )
         if is_line and (place(Path(named)) in made or _is_same(Path(named), output)):
             continue
         found = _expanded(named, output, made)
@@ -154,7 +181,7 @@ def _add(jobs: dict[Path, Path], source: Path, target: Path) -> None:
 
 
 def _names(inputs: Sequence[str], lines: Iterable[str]) -> Iterator[tuple[str, bool]]:
-    """What is named, and whether by a line."""
+    """The names, and whether each comes from a line."""
     for named in inputs:
         if named == STDIN:
             names = (line.removeprefix(BYTE_ORDER_MARK).rstrip("\r\n") for line in lines)
@@ -206,13 +233,13 @@ def _in_folder(folder: Path, output: Path) -> Found:
 
 
 def _real(path: Path) -> Path:
-    """Where links lead; Path.resolve raises an error of links that lead in a circle."""
+    """The file that links lead to; unlike Path.resolve, no error for circular links."""
     return Path(os.path.realpath(path))
 
 
 def _is_same(path: Path, other: Path) -> bool:
-    """Whether two names are of one file or folder."""
+    """Whether two paths are one file or folder."""
     try:
         return path.samefile(other)
-    except OSError:  # one is not there
+    except OSError:  # one does not exist
         return False

@@ -13,19 +13,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline.restore.photographs import Photograph, read_photograph
+from pipeline.restore.image_io import (
+    LEVELS,
+    Canvas,
+    Photograph,
+    grey,
+    narrow,
+    read_photograph,
+)
 
-Canvas = NDArray[Any]
-"""An RGB image `[H, W, 3]`: uint8 in 0..255, uint16 in 0..65535, or float32 in [0, 1]."""
 Picture = Image.Image | NDArray[Any] | Tensor
 """What a restoration is given back as."""
 Given = str | os.PathLike[str] | Picture
 """What can be restored."""
 
-LEVELS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
-"""The value of white, of each kind of canvas."""
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of grey, as Pillow has them."""
 WANTED = (
     "give a path, a Pillow image, an array [H, W] or [H, W, 3] (uint8, uint16, or floats in "
     "[0, 1]), or a tensor [3, H, W] or [B, 3, H, W] of floats in [0, 1]"
@@ -67,17 +68,6 @@ def check_canvas(canvas: Canvas) -> None:
         raise ValueError(f"found an array {list(canvas.shape)} of {canvas.dtype}; {WANTED}")
     if canvas.dtype == np.float32:
         _check_range(float(canvas.min()), float(canvas.max()))
-
-
-def grey(canvas: Canvas) -> Canvas:
-    """Luma `[H, W]` of an RGB canvas, in its type."""
-    mixed = np.tensordot(canvas, np.array(LUMA, dtype=np.float32), 1)
-    return (mixed if canvas.dtype == np.float32 else np.rint(mixed)).astype(canvas.dtype)
-
-
-def narrow(array: NDArray[Any]) -> NDArray[Any]:
-    """An array of 16 bits in 8; one of 8 as it is."""
-    return np.rint(array / 257).astype(np.uint8) if array.dtype == np.uint16 else array
 
 
 def _open_photograph(photograph: Photograph) -> Opened:

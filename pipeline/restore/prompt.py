@@ -13,7 +13,7 @@ from modules.clip.daclip import Embeddings
 from modules.clip.encoder import DaClipEncoder
 
 AUTO = "auto"
-"""The degradation that is seen in the image."""
+"""The degradation that the encoder finds in the image."""
 CLOSE = 0.75
 """Likeness from which a single unknown word is taken for a misspelt one."""
 MOST_PARTS = 16
@@ -53,26 +53,27 @@ def parse_choice(text: str, words: Sequence[str]) -> dict[str, float]:
     return {name: weight / total for name, weight in weights.items()}
 
 
-def steer(controller: DaClipEncoder, seen: Embeddings, choice: Mapping[str, float]) -> Embeddings:
-    """What the restorer is told in place of what is seen.
+def prompt_embeddings(
+    encoder: DaClipEncoder, embeddings: Embeddings, choice: Mapping[str, float]
+) -> Embeddings:
+    """Embeddings of an image with the chosen degradation in place of its own.
 
-    The chosen texts' directions, and the one that is seen for `auto`, are summed by their shares;
-    the sum is as long as what is seen, since the restorer has met embeddings of such lengths.
+    The directions of the texts, and that of the image for `auto`, are summed by their shares; the
+    sum is scaled to the length of the image's embedding, as the restorer was trained with those.
 
     Args:
-        controller: embeds texts.
-        seen: of one image.
+        encoder: embeds texts.
+        embeddings: of one image.
         choice: shares by name, from `parse_choice`.
     """
     if choice.keys() == {AUTO}:
-        return seen
-    texts = controller.embed_texts([name for name in choice if name != AUTO])
-    rows = iter(texts)
-    own = normalize(seen.degradation[0], dim=0)
-    directions = torch.stack([own if name == AUTO else next(rows) for name in choice])
+        return embeddings
+    texts = iter(encoder.embed_texts([name for name in choice if name != AUTO]))
+    own = normalize(embeddings.degradation[0], dim=0)
+    directions = torch.stack([own if name == AUTO else next(texts) for name in choice])
     shares = directions.new_tensor(list(choice.values()))
-    mixed = normalize(shares @ directions, dim=0) * seen.degradation[0].norm()
-    return seen._replace(degradation=mixed[None])
+    mixed = normalize(shares @ directions, dim=0) * embeddings.degradation[0].norm()
+    return embeddings._replace(degradation=mixed[None])
 
 
 def _part(part: str, text: str, words: Sequence[str]) -> tuple[str, float]:

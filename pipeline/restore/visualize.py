@@ -1,4 +1,4 @@
-"""Pictures of restorations: before beside after, the steps in between, and how sure it is."""
+"""Figures of a restoration: before beside after, the steps in between, and the uncertainty."""
 
 from __future__ import annotations
 
@@ -10,21 +10,29 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.restore.api import Progress
-from pipeline.restore.pictures import LEVELS, Canvas
+from pipeline.restore.image_io import LEVELS, Canvas
 
 SIDE = 1600
-"""The longer side of an image on a sheet, in pixels, at most."""
+"""Longest side of an image in a comparison, in pixels."""
 STEP_SIDE = 320
-"""Likewise on a strip of steps."""
+"""Longest side of an image in a strip of steps."""
 GAP = 8
 """Between images, in pixels."""
 
 
-def compare_sheet(degraded: Canvas, restored: Canvas, found: str) -> Image.Image:
+def comparison(degraded: Canvas, restored: Canvas, found: str) -> Image.Image:
     """The degraded image, with what was found in it, beside the restored one."""
-    height, width, _ = degraded.shape
-    side = min(SIDE, max(height, width))
-    return _row([(found, _thumbnail(degraded, side)), ("restored", _thumbnail(restored, side))])
+    return _row([(found, thumbnail(degraded, SIDE)), ("restored", thumbnail(restored, SIDE))])
+
+
+def thumbnail(canvas: Canvas, side: int) -> NDArray[np.uint8]:
+    """An image in uint8, shrunk where its longer side is more than `side` pixels."""
+    height, width, _ = canvas.shape
+    scale = min(1.0, side / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)
+    levels: NDArray[np.uint8] = np.rint(small * (255 / LEVELS[canvas.dtype])).astype(np.uint8)
+    return levels
 
 
 def uncertainty_map(deviation: NDArray[np.float32]) -> Image.Image:
@@ -36,16 +44,16 @@ def uncertainty_map(deviation: NDArray[np.float32]) -> Image.Image:
 
 
 class StepStrip:
-    """What the network takes the image to be after each of its calls, side by side."""
+    """The network's estimate of the restored image after each of its calls, side by side."""
 
     def __init__(self, degraded: Canvas, steps: int) -> None:
         """Start from the degraded image `[H, W, 3]`."""
         self._steps, self._size = steps, degraded.shape[:2]
-        small = _thumbnail(degraded, min(STEP_SIDE, max(self._size)))
+        small = thumbnail(degraded, STEP_SIDE)
         self._pictures = [small.copy() for _ in range(steps + 1)]
 
     def add(self, progress: Progress) -> None:
-        """Take what a call has made of a tile, into the picture of its step."""
+        """Paste the estimate of a tile after a call into the picture of that step."""
         picture = self._pictures[(progress.done - 1) % self._steps + 1]
         (height, width), tile = self._size, progress.tile
         rows, columns, _ = picture.shape
@@ -62,24 +70,14 @@ class StepStrip:
         return _row(list(zip(labels, self._pictures, strict=True)))
 
 
-def _thumbnail(canvas: Canvas, side: int) -> NDArray[np.uint8]:
-    """With a longer side of `side`, uint8."""
-    height, width, _ = canvas.shape
-    scale = side / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)
-    levels: NDArray[np.uint8] = np.rint(small * (255 / LEVELS[canvas.dtype])).astype(np.uint8)
-    return levels
-
-
 def _row(pictures: Sequence[tuple[str, NDArray[np.uint8]]]) -> Image.Image:
     """Pictures of one size side by side, each below its label."""
     height, width, _ = pictures[0][1].shape
     size = max(11, min(28, width // 14))
     bar, step = size + 2 * GAP, width + GAP
-    sheet = Image.new("RGB", (len(pictures) * step - GAP, height + bar), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
+    row = Image.new("RGB", (len(pictures) * step - GAP, height + bar), "white")
+    draw, font = ImageDraw.Draw(row), ImageFont.load_default(size)
     for i, (label, picture) in enumerate(pictures):
         draw.text((i * step + GAP, GAP // 2), label, fill="black", font=font)
-        sheet.paste(Image.fromarray(picture), (i * step, bar))
-    return sheet
+        row.paste(Image.fromarray(picture), (i * step, bar))
+    return row

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.config import Config, ConfigError, JobConfig, check_batch
+from pipeline.config import Config, ConfigError, Section
 from pipeline.preemption import NOTE, STOPPED
+from pipeline.sections import ClusterConfig, JobConfig
+from pipeline.training.sections import TrainerConfig, TrainingConfig, check_batch
 
 PLAIN = re.compile(r"/[\w./+,=@:~-]*")
 """Paths that SLURM takes as they are."""
@@ -19,7 +21,7 @@ PLAIN = re.compile(r"/[\w./+,=@:~-]*")
 
 def job_folder(config: Config) -> Path:
     """Where a run keeps scripts, logs and records of its jobs."""
-    return Path(config.run_dir) / "slurm"
+    return config.run_dir / "slurm"
 
 
 def script_of(command: str, config: Config) -> Path:
@@ -44,28 +46,27 @@ def section_of(command: str) -> str:
 
 def job_of(command: str, config: Config) -> JobConfig:
     """What a stage asks the cluster for."""
-    job: JobConfig = getattr(config.cluster, section_of(command))
+    job: JobConfig = getattr(config[ClusterConfig], section_of(command))
     return job
 
 
-def render(command: str, config: Config, overrides: Sequence[str]) -> str:
+def render(command: str, config: Config) -> str:
     """The script of a stage's job.
 
     Args:
         command: the stage, as on the command line.
-        config: the configuration.
-        overrides: the overrides it was made from; the job is given the same, and the number of
-            devices and nodes that the job has.
+        config: the configuration; the job is given its overrides, and the number of devices and
+            nodes that the job has.
 
     Raises:
         ConfigError: the settings contradict each other.
     """
-    _check_run_dir(config.run_dir)
+    _check_run_dir(str(config.run_dir))
     job = job_of(command, config)
     _check_job(command, job, config)
     layout = {"trainer.devices": job.tasks_per_node, "trainer.num_nodes": job.nodes}
-    _check_overrides(command, overrides, layout)
-    settings = [*overrides, *(f"{key}={value}" for key, value in layout.items())]
+    _check_overrides(command, config.overrides, layout)
+    settings = [*config.overrides, *(f"{key}={value}" for key, value in layout.items())]
     environment = Environment(
         loader=PackageLoader("pipeline.slurm", "."),
         trim_blocks=True,
@@ -74,11 +75,11 @@ def render(command: str, config: Config, overrides: Sequence[str]) -> str:
         autoescape=False,  # a script, not a page
     )
     return environment.get_template("job.sh.j2").render(
-        name=f"{Path(config.run_dir).name}-{command}",
+        name=f"{config.run_dir.name}-{command}",
         job=job,
         log=log_of(command, config, "%j"),
         record=record_of(command, config),
-        stop_before_s=config.cluster.stop_before_s,
+        stop_before_s=config[ClusterConfig].stop_before_s,
         stopped=STOPPED,
         note_variable=NOTE,
         note=job_folder(config) / f"{command}.stopped",
@@ -103,9 +104,6 @@ def _check_run_dir(run_dir: str) -> None:
 def _check_job(command: str, job: JobConfig, config: Config) -> None:
     """Refuse what cannot work, or would leave processors or GPUs idle."""
     key = f"cluster.{section_of(command)}"
-    for name in ("nodes", "tasks_per_node", "cpus_per_task", "minutes"):
-        if getattr(job, name) < 1:
-            raise ConfigError(f"{key}.{name}={getattr(job, name)}: at least 1 is needed")
     tasks, gpus = job.tasks_per_node, job.gpus_per_node
     shown = f"{key}.nodes={job.nodes}, tasks_per_node={tasks}, gpus_per_node={gpus}"
     if command == "shards":
@@ -114,13 +112,16 @@ def _check_job(command: str, job: JobConfig, config: Config) -> None:
     elif gpus not in (0, tasks):
         raise ConfigError(f"{shown}: {command} has one task for each GPU; make the two equal")
     if command.startswith("train-"):
-        check_batch(config, section_of(command), job.nodes * tasks)
-    if config.trainer.accelerator in ("gpu", "cuda") and gpus == 0 and command != "shards":
-        raise ConfigError(f"{shown}: trainer.accelerator={config.trainer.accelerator} needs GPUs")
-    if job.minutes * 60 <= config.cluster.stop_before_s:
+        training = Section.known[section_of(command)]
+        assert issubclass(training, TrainingConfig)
+        check_batch(config, training, job.nodes * tasks)
+    accelerator = config[TrainerConfig].accelerator
+    if accelerator in ("gpu", "cuda") and gpus == 0 and command != "shards":
+        raise ConfigError(f"{shown}: trainer.accelerator={accelerator} needs GPUs")
+    if job.minutes * 60 <= config[ClusterConfig].stop_before_s:
         raise ConfigError(
             f"{key}.minutes={job.minutes} is not longer than cluster.stop_before_s="
-            f"{config.cluster.stop_before_s} seconds; the job would stop before it has begun"
+            f"{config[ClusterConfig].stop_before_s} seconds; the job would stop before it has begun"
         )
 
 

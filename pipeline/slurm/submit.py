@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,12 +25,11 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """What file systems without locks answer, as Lustre may be mounted."""
 
 
-def submit(config: Config, overrides: Sequence[str], upto: str, dry_run: bool) -> None:
+def submit(config: Config, upto: str, dry_run: bool) -> None:
     """Submit the stages up to one that are not fresh.
 
     Args:
         config: the configuration.
-        overrides: what it was made from.
         upto: the last stage.
         dry_run: show the scripts, and change nothing.
 
@@ -40,7 +39,7 @@ def submit(config: Config, overrides: Sequence[str], upto: str, dry_run: bool) -
         FileNotFoundError: an input of the first stage to run is missing.
     """
     commands = _not_fresh(config, upto)
-    scripts = {command: render(command, config, overrides) for command in commands}
+    scripts = {command: render(command, config) for command in commands}
     if not scripts:
         log.info("all stages up to %s are fresh, nothing to submit", upto)
     elif dry_run:

@@ -3,49 +3,83 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import torch
+from pipeline.config import Config, ConfigError, Section, build
+from pipeline.sections import DataConfig, check_sampler
+from pipeline.stage import Stage
+from pipeline.stages import captions, shards
+from pipeline.training.sections import ControllerConfig, TrainerConfig
 
-from datamodules.augment import whole_image
-from datamodules.batch import collate_padded
-from datamodules.datamodule import RestorationDataModule
-from modules.clip.daclip import build_daclip
-from modules.clip.encoder import DaClipEncoder
-from pipeline.chain import SHARDS, WEIGHTS, caption_file
-from pipeline.config import Config, ConfigError, build
-from pipeline.models.store import save_controller, start_from
-from pipeline.training.callbacks import Confusion
-from pipeline.training.daclip_module import DEGRADATION_TARGETS, DaClipModule
-from pipeline.training.trainer import check_processes, fit, lr_schedule_of
+WEIGHTS = "model.safetensors"
 
 
-def run(config: Config, folder: Path) -> None:
+class ClipConfig(Section, name="clip"):
+    """The CLIP under the controller."""
+
+    architecture: str | dict[str, Any]
+    weights: str | None
+    train: bool
+
+
+def controller_weights(config: Config) -> Path:
+    """What the stage makes."""
+    return STAGE.folder(config) / WEIGHTS
+
+
+def _check(config: Config) -> None:
+    """Refuse a CLIP that cannot be made, and a batch that cannot be shared out."""
+    import torch
+
+    from modules.clip.daclip import build_daclip
+    from pipeline.training.trainer import check_processes
+
+    check_processes(config, ControllerConfig)
+    check_sampler(config)
+    try:
+        with torch.device("meta"):
+            build_daclip(config[ClipConfig].architecture)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"clip.architecture: {error}") from error
+
+
+def _run(config: Config, folder: Path) -> None:
     """Train, and save the network."""
-    stage = config.controller
+    import torch
+
+    from datamodules.augment import whole_image
+    from datamodules.batch import collate_padded
+    from datamodules.datamodule import RestorationDataModule
+    from modules.clip.daclip import build_daclip
+    from modules.clip.encoder import DaClipEncoder
+    from pipeline.models.store import save_controller, start_from
+    from pipeline.training.callbacks import Confusion
+    from pipeline.training.daclip_module import DaClipModule
+    from pipeline.training.trainer import fit, lr_schedule_of
+
+    settings, clip = config[ControllerConfig], config[ClipConfig]
     data = RestorationDataModule(
-        shards=SHARDS.folder(config),
-        captions=caption_file(config),
+        shards=shards.STAGE.folder(config),
+        captions=captions.caption_file(config),
         augment=whole_image,
         with_clean=False,
         collate=collate_padded,
-        batch_size=stage.batch_size,
-        val_batch_size=config.evaluate.batch_size,
-        val_per_task=stage.val_images_per_task,
+        batch_size=settings.batch_size,
+        val_batch_size=config[DataConfig].val_batch_size,
+        val_per_task=settings.val_images_per_task,
         num_workers=config.num_workers,
         seed=config.seed,
-        shares=config.data.task_weights,
-        max_skipped_fraction=config.data.max_skipped_fraction,
-        jitter=stage.color_jitter,
+        shares=config[DataConfig].task_weights,
+        max_skipped_fraction=config[DataConfig].max_skipped_fraction,
+        jitter=settings.color_jitter,
     )
     torch.manual_seed(config.seed)
-    daclip = build_daclip(
-        config.clip.architecture, None if stage.init_from else config.clip.weights
-    )
-    if stage.init_from:
-        start_from(Path(stage.init_from), daclip)
-    if config.clip.train:
+    daclip = build_daclip(clip.architecture, None if settings.init_from else clip.weights)
+    if settings.init_from:
+        start_from(Path(settings.init_from), daclip)
+    if clip.train:
         daclip.unfreeze_clip()
-    if config.trainer.compile:
+    if config[TrainerConfig].compile:
         daclip.compile()
     words = data.words()
     if unseen := sorted(set(data.words("val")) - set(words)):
@@ -54,35 +88,29 @@ def run(config: Config, folder: Path) -> None:
             "shards that have both, or neither"
         )
     module = DaClipModule(
-        daclip,
-        words,
-        build(stage.optimizer),
-        lr_schedule_of(stage),
-        stage.degradation_targets,
-        (stage.crop_scale[0], stage.crop_scale[1]),
-        config.seed,
-        stage.crops_per_side,
+        daclip, settings, words, build(settings.optimizer), lr_schedule_of(settings), config.seed
     )
-    trainer = fit(config, stage, folder, module, data, "degradation_accuracy", [Confusion()])
+    trainer = fit(config, settings, folder, module, data, "degradation_accuracy", [Confusion()])
     if trainer.is_global_zero:
-        controller = DaClipEncoder(daclip, words, stage.crops_per_side)
-        save_controller(folder / WEIGHTS, controller, config.clip.architecture)
+        encoder = DaClipEncoder(daclip, words, settings.crops_per_side)
+        save_controller(folder / WEIGHTS, encoder, clip.architecture)
 
 
-def check(config: Config) -> None:
-    """Refuse settings that cannot work.
+def _inputs(config: Config) -> list[Path]:
+    clip, start = config[ClipConfig].weights, config[ControllerConfig].init_from
+    named = start or (clip if clip and Path(clip).is_file() else None)
+    made = [shards.shard_index(config), captions.caption_file(config)]
+    return [*made, *([Path(named)] if named else [])]
 
-    Raises:
-        ConfigError: there are no such targets, the CLIP cannot be made, or the batch cannot be
-            shared out.
-    """
-    check_processes(config, "controller")
-    targets = config.controller.degradation_targets
-    if targets not in DEGRADATION_TARGETS:
-        known = ", ".join(DEGRADATION_TARGETS)
-        raise ConfigError(f"controller.degradation_targets={targets}; choose one of: {known}")
-    try:
-        with torch.device("meta"):
-            build_daclip(config.clip.architecture)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(f"clip.architecture: {error}") from error
+
+STAGE = Stage(
+    name="controller",
+    command="train-controller",
+    sections=["clip", "controller", "data.task_weights"],
+    outputs=[WEIGHTS],
+    needs=lambda config: [shards.STAGE, captions.STAGE],
+    inputs=_inputs,
+    check=_check,
+    run=_run,
+    parallel=True,
+)

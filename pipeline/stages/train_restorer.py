@@ -3,105 +3,166 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from pipeline.config import Config, ConfigError, Section, build
+from pipeline.sections import DataConfig, SamplerConfig, check_sampler
+from pipeline.stage import Stage
+from pipeline.stages import shards, train_controller
+from pipeline.training.sections import RestorerConfig, TrainerConfig
 
-from datamodules.augment import RandomPatch
-from datamodules.batch import collate
-from datamodules.datamodule import RestorationDataModule
-from modules.diffusion.losses import find_loss
-from modules.diffusion.prediction import prediction_type
-from modules.diffusion.schedule import make_noise_schedule
-from modules.inference.restore import Denoiser, Sampling, make_sampling
-from modules.networks.unet import ConditionalUNet
-from pipeline.chain import SHARDS, WEIGHTS, controller_weights
-from pipeline.config import Config, ConfigError, build
-from pipeline.evaluation.perceptual import training_scores
-from pipeline.models.store import build_network, load_controller, save_restorer, start_from
-from pipeline.training.callbacks import EmaCallback, Samples
-from pipeline.training.restorer_module import RestorerModule
-from pipeline.training.trainer import check_processes, fit, lr_schedule_of
+if TYPE_CHECKING:
+    from torch import nn
+
+    from modules.inference.restore import Sampling
+
+WEIGHTS = train_controller.WEIGHTS
 
 
-def run(config: Config, folder: Path) -> None:
-    """Train, and save the averaged network."""
-    stage = config.restorer
-    data = RestorationDataModule(
-        shards=SHARDS.folder(config),
-        captions=None,
-        augment=RandomPatch(stage.context_size or stage.patch_size),
-        with_clean=True,
-        collate=collate,
-        batch_size=stage.batch_size,
-        val_batch_size=config.evaluate.batch_size,
-        val_per_task=stage.val_images_per_task,
-        num_workers=config.num_workers,
-        seed=config.seed,
-        shares=config.data.task_weights,
-        max_skipped_fraction=config.data.max_skipped_fraction,
-        jitter=stage.color_jitter,
-    )
-    torch.manual_seed(config.seed)
-    schedule = make_noise_schedule(**vars(config.process))
-    network = build_network(config.network)
-    if stage.init_from:
-        start_from(Path(stage.init_from), network)
-    if isinstance(network, ConditionalUNet):
-        network.recompute = stage.gradient_checkpointing
-    if config.trainer.compile:
-        network.compile()
-    module = RestorerModule(
-        Denoiser(network, schedule, prediction_type(stage.prediction_type)),
-        load_controller(controller_weights(config)),
-        stage.loss,
-        build(stage.optimizer),
-        lr_schedule_of(stage),
-        _validation_sampling(config),
-        training_scores(),
-        data.words("val"),
-        config.seed,
-        stage.timestep_power,
-        stage.patch_size if stage.context_size else None,
-        (stage.text_prompt_prob, stage.swapped_prompt_prob),
-    )
-    average = EmaCallback(stage.ema_decay, stage.ema_update_every)
-    trainer = fit(config, stage, folder, module, data, "val_psnr", [average, Samples(folder)])
-    if trainer.is_global_zero:
-        controller = controller_weights(config)
-        save_restorer(folder / WEIGHTS, network, config, controller)
+class ProcessConfig(Section, name="process"):
+    """The diffusion process, as `make_noise_schedule` takes it."""
+
+    noise_schedule: str
+    num_timesteps: int
+    lambda_: float
+    eps: float
 
 
-def check(config: Config) -> None:
+def restorer_weights(config: Config) -> Path:
+    """What the stage makes."""
+    return STAGE.folder(config) / WEIGHTS
+
+
+def _check(config: Config) -> None:
     """Refuse settings that cannot work.
 
     Raises:
-        ConfigError: the patch is larger than what it is cut of, the network, its target, its loss
-            or the SDE cannot be made, validation calls the network more often than there are
-            times, or the batch cannot be shared out.
+        ConfigError: the network, its prediction type, its loss, the process or the sampler cannot
+            be made, validation takes more steps than there are timesteps, or the batch cannot be
+            shared out.
     """
-    check_processes(config, "restorer")
-    stage = config.restorer
-    if stage.context_size is not None and stage.context_size < stage.patch_size:
-        raise ConfigError(
-            f"restorer.context_size={stage.context_size}: restorer.patch_size={stage.patch_size} "
-            "cannot be cut of it"
-        )
+    import torch
+
+    from modules.diffusion.losses import LOSSES
+    from modules.diffusion.prediction import PREDICTION_TYPES
+    from modules.diffusion.schedule import make_noise_schedule
+    from modules.networks import set_gradient_checkpointing
+    from pipeline.training.trainer import check_processes
+
+    check_processes(config, RestorerConfig)
+    check_sampler(config)
+    settings = config[RestorerConfig]
     try:
-        find_loss(stage.loss)
-        prediction_type(stage.prediction_type)
-        T, sampling = make_noise_schedule(**vars(config.process)).T, _validation_sampling(config)
+        LOSSES.find(settings.loss)
+        PREDICTION_TYPES.find(settings.prediction_type)
+        T = make_noise_schedule(**config[ProcessConfig].model_dump()).T
+        sampling = _validation_sampling(config)
         with torch.device("meta"):
-            build_network(config.network)
+            set_gradient_checkpointing(_network(config), settings.gradient_checkpointing)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(f"stage (b) cannot be trained so: {error}") from error
+        raise ConfigError(f"stage (b) cannot be trained with these settings: {error}") from error
     if sampling.num_steps > T:
         raise ConfigError(
-            f"validation takes {sampling.num_steps} network calls an image, the lower of "
+            f"validation takes {sampling.num_steps} steps an image, the lower of "
             f"restorer.val_num_steps and sampler.num_steps; with process.num_timesteps={T} there "
             f"can be {T} at most"
         )
 
 
+def _run(config: Config, folder: Path) -> None:
+    """Train, and save the averaged network."""
+    import torch
+
+    from datamodules.augment import RandomPatch
+    from datamodules.batch import collate
+    from datamodules.datamodule import RestorationDataModule
+    from modules.diffusion.prediction import PREDICTION_TYPES
+    from modules.diffusion.schedule import make_noise_schedule
+    from modules.inference.restore import Denoiser
+    from modules.networks import set_gradient_checkpointing
+    from pipeline.evaluation.scoring import validation_metrics
+    from pipeline.models.store import load_controller, save_restorer, start_from
+    from pipeline.training.callbacks import EmaCallback, Samples
+    from pipeline.training.restorer_module import RestorerModule
+    from pipeline.training.trainer import fit, lr_schedule_of
+
+    settings = config[RestorerConfig]
+    controller = train_controller.controller_weights(config)
+    data = RestorationDataModule(
+        shards=shards.STAGE.folder(config),
+        captions=None,
+        augment=RandomPatch(settings.context_size or settings.patch_size),
+        with_clean=True,
+        collate=collate,
+        batch_size=settings.batch_size,
+        val_batch_size=config[DataConfig].val_batch_size,
+        val_per_task=settings.val_images_per_task,
+        num_workers=config.num_workers,
+        seed=config.seed,
+        shares=config[DataConfig].task_weights,
+        max_skipped_fraction=config[DataConfig].max_skipped_fraction,
+        jitter=settings.color_jitter,
+    )
+    torch.manual_seed(config.seed)
+    schedule = make_noise_schedule(**config[ProcessConfig].model_dump())
+    network = _network(config)
+    if settings.init_from:
+        start_from(Path(settings.init_from), network)
+    set_gradient_checkpointing(network, settings.gradient_checkpointing)
+    if config[TrainerConfig].compile:
+        network.compile()
+    module = RestorerModule(
+        Denoiser(network, schedule, PREDICTION_TYPES.find(settings.prediction_type)),
+        load_controller(controller),
+        settings,
+        build(settings.optimizer),
+        lr_schedule_of(settings),
+        _validation_sampling(config),
+        validation_metrics(torch.device("cpu")),
+        data.words("val"),
+        config.seed,
+    )
+    average = EmaCallback(settings.ema_decay, settings.ema_update_every)
+    trainer = fit(config, settings, folder, module, data, "val_psnr", [average, Samples(folder)])
+    if trainer.is_global_zero:
+        about = {
+            "network": config.network,
+            "prediction_type": settings.prediction_type,
+            "process": config[ProcessConfig].model_dump(),
+        }
+        save_restorer(folder / WEIGHTS, network, about, controller)
+
+
+def _network(config: Config) -> nn.Module:
+    """The network to train; the user's settings may name a class of an installed package."""
+    from modules.networks import build_network
+
+    package = str(config.network.get("_target_", "")).partition(".")[0]
+    return build_network(config.network, allow=[package] if package else [])
+
+
 def _validation_sampling(config: Config) -> Sampling:
-    calls = min(config.restorer.val_num_steps, config.sampler.num_steps)
-    return make_sampling(**vars(config.sampler) | {"calls": calls})
+    from modules.inference.restore import make_sampling
+
+    sampler = config[SamplerConfig]
+    steps = min(config[RestorerConfig].val_num_steps, sampler.num_steps)
+    return make_sampling(**sampler.model_dump() | {"num_steps": steps})
+
+
+def _inputs(config: Config) -> list[Path]:
+    start = config[RestorerConfig].init_from
+    made = [shards.shard_index(config), train_controller.controller_weights(config)]
+    return [*made, *([Path(start)] if start else [])]
+
+
+STAGE = Stage(
+    name="restorer",
+    command="train-restorer",
+    sections=["process", "network", "restorer", "data.task_weights"],
+    outputs=[WEIGHTS],
+    needs=lambda config: [shards.STAGE, train_controller.STAGE],
+    inputs=_inputs,
+    check=_check,
+    run=_run,
+    parallel=True,
+)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.profilers import Profiler
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -36,63 +35,62 @@ GAP = 4
 """White pixels between pictures."""
 
 
-class DataClock(Profiler):
-    """Adds up how long the training loop waits for data, and how long it works on batches."""
-
-    WAIT, WORK = "[_TrainingEpochLoop].train_dataloader_next", "run_training_batch"
-
-    def __init__(self) -> None:
-        """Start at nothing."""
-        super().__init__()
-        self._since = dict.fromkeys((self.WAIT, self.WORK), 0.0)
-        self.seconds = dict.fromkeys((self.WAIT, self.WORK), 0.0)
-
-    def start(self, action_name: str) -> None:
-        """An action begins."""
-        if action_name in self.seconds:
-            self._since[action_name] = time.perf_counter()
-
-    def stop(self, action_name: str) -> None:
-        """It ends."""
-        if action_name in self.seconds:
-            self.seconds[action_name] += time.perf_counter() - self._since[action_name]
-
-
 class Throughput(Callback):
     """Logs the speed of training over the steps since the last time, validation left out.
 
     `images_per_s` is of all ranks, which go in step; `data_wait` is the share of the time that
-    the first rank waited for data; `gpu_peak_gb` is the most memory it has had in use, where it
-    has a GPU.
+    the first rank spent between batches, waiting for data; `gpu_peak_gb` is the most memory it
+    has had in use, where it has a GPU.
     """
 
     def __init__(self) -> None:
         """Start at nothing."""
-        self.clock = DataClock()
         self._images = self._step = 0
+        self._wait = self._work = self._last = 0.0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Wait for the first batch."""
+        self._lap()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """The batch is there."""
+        self._wait += self._lap()
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Count."""
+        """Count the batch; log every so many steps."""
+        self._work += self._lap()
         self._images += len(batch.key) * trainer.world_size
         due = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if due and trainer.global_step > self._step:
             self._log(trainer, module)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Leave out the time since the last batch of training."""
+        self._lap()
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Log what is left."""
         if self._images:
             self._log(trainer, module)
 
+    def _lap(self) -> float:
+        """Seconds since the last call."""
+        last, self._last = self._last, time.perf_counter()
+        return self._last - last
+
     def _log(self, trainer: Trainer, module: LightningModule) -> None:
-        wait, work = self.clock.seconds.values()
-        values = {"images_per_s": self._images / (wait + work), "data_wait": wait / (wait + work)}
+        values = {}
+        if (seconds := self._wait + self._work) > 0:
+            values = {"images_per_s": self._images / seconds, "data_wait": self._wait / seconds}
         if module.device.type == "cuda":
             values["gpu_peak_gb"] = torch.cuda.max_memory_allocated(module.device) / 1e9
-        for logger in trainer.loggers:
+        for logger in trainer.loggers if values else ():
             logger.log_metrics(values, trainer.global_step)
-        self.clock.seconds = dict.fromkeys(self.clock.seconds, 0.0)
+        self._wait = self._work = 0.0
         self._images, self._step = 0, trainer.global_step
 
 
@@ -178,8 +176,7 @@ class Samples(Callback):
         """Keep a task's first sample; the outputs are the restorations."""
         for i, word in enumerate(batch.degradation):
             if trainer.is_global_zero and batch.valid[i] and word not in self._shown:
-                restored = (outputs[i] * 255).round().to(torch.uint8)
-                images = (_middle(image) for image in (batch.lq[i], restored, batch.gt[i]))
+                images = (_middle(image) for image in (batch.lq[i], outputs[i], batch.gt[i]))
                 self._shown[word] = Shown(batch.key[i], *images)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:

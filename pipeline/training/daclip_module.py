@@ -1,9 +1,9 @@
-"""Stage (a) as Lightning trains it: the controller learns to tell content and degradation."""
+"""Stage (a) as Lightning trains it: the controller learns to embed content and degradation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -13,29 +13,17 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from datamodules.batch import Batch
 from modules.clip.daclip import DaClip
 from modules.clip.losses import gather, info_nce, multi_positive
-from modules.clip.preprocess import clip_crops, random_clip_view
-from modules.metrics.group_mean import by_group
+from modules.clip.preprocess import clip_crops, random_clip_preprocess
 from pipeline.training.draws import draw_generators
+from pipeline.training.group_mean import by_group
 from pipeline.training.optim import decay_groups
+from pipeline.training.sections import ControllerConfig
 
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 DEGRADATION_TARGETS = ("identity", "multi_positive")
-
-
-class TrainingBatch(Protocol):
-    """What the modules read of a batch; images are `[B, 3, H, W]`, uint8, RGB."""
-
-    lq: Tensor
-    gt: Tensor
-    size: list[tuple[int, int]]
-    """Height and width of each `lq`; what lies outside is padding."""
-    caption: list[str]
-    degradation: list[str]
-    number: list[int]
-    """Of the training draws."""
-    valid: Tensor
 
 
 class DaClipModule(LightningModule):
@@ -47,53 +35,50 @@ class DaClipModule(LightningModule):
     def __init__(
         self,
         daclip: DaClip,
+        settings: ControllerConfig,
         words: Sequence[str],
         make_optimizer: MakeOptimizer,
         lr_schedule: Callable[[int], float],
-        degradation_targets: str,
-        view_scale: tuple[float, float],
         seed: int,
-        crops_per_side: int = 1,
     ) -> None:
         """Train a DA-CLIP.
 
         Args:
             daclip: the network; what of it is frozen stays so.
+            settings: the section of the configuration. `degradation_targets` is `identity`, as
+                published: each sample's own word is the only right one, though others share it; or
+                `multi_positive`: all samples of its word are. `crop_scale` is the share of the
+                image's area that random crops keep, and `crops_per_side` what validation embeds.
             words: the degradations.
             make_optimizer: from parameter groups.
             lr_schedule: step -> share of the learning rate.
-            degradation_targets: `identity`, as published: each sample's own word is the only
-                right one, though others share it. `multi_positive`: all samples of its word are.
-            view_scale: share of the image's area that the random view keeps.
-            seed: of the views.
-            crops_per_side: along each side of an image, that validation looks at, as use will.
+            seed: of the crops.
 
         Raises:
-            ValueError: `degradation_targets` is neither.
+            ValueError: there are no such targets.
         """
         super().__init__()
-        if degradation_targets not in DEGRADATION_TARGETS:
+        if settings.degradation_targets not in DEGRADATION_TARGETS:
             raise ValueError(
-                f"controller.degradation_targets={degradation_targets!r}; choose one of: "
+                f"unknown degradation_targets {settings.degradation_targets!r}; choose one of: "
                 f"{', '.join(DEGRADATION_TARGETS)}"
             )
         self.daclip = daclip
         self.words = tuple(words)
         self._make_optimizer, self._lr_schedule = make_optimizer, lr_schedule
-        self._multi_positive = degradation_targets == "multi_positive"
-        self._view_scale, self._seed, self._windows = view_scale, seed, crops_per_side
+        self._multi_positive = settings.degradation_targets == "multi_positive"
+        least, largest = settings.crop_scale
+        self._crop_scale, self._seed = (least, largest), seed
+        self._crops_per_side = settings.crops_per_side
         self._frozen_words: Tensor | None = None
         # It would refuse a single word, of a restorer for one task.
         self.confusion = MulticlassConfusionMatrix(len(words), validate_args=False)
         self.recognised = torch.zeros(len(words), len(words))
         """Samples of the last validation by true word (row) and the one found (column)."""
 
-    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of both losses over the batches of all ranks."""
-        generators = draw_generators(torch.device("cpu"), self._seed, batch.number)
-        side, extents = self.daclip.image_size, batch.size
-        view = random_clip_view(batch.lq, side, self._view_scale, generators, extents)
-        embeddings = self.daclip(view)
+        embeddings = self.daclip(self._random_views(batch))
         ids = self._ids(batch.degradation)
         captions = self._encode(batch.caption)
         words = self._encode_words()[ids]
@@ -107,14 +92,14 @@ class DaClipModule(LightningModule):
         self.log_dict({"content_loss": content, "degradation_loss": degradation}, prog_bar=True)
         return content + degradation
 
-    def validation_step(self, batch: TrainingBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count which degradation is recognised in which."""
         images = (
             image[:, :height, :width].float() / 255
             for image, (height, width) in zip(batch.lq, batch.size, strict=True)
         )
         side = self.daclip.image_size
-        views = [clip_crops(image[None], side, self._windows)[0] for image in images]
+        views = [clip_crops(image[None], side, self._crops_per_side)[0] for image in images]
         seen = self.daclip(torch.cat(views)).degradation.split([len(those) for those in views])
         words = self._encode_words().float()
         with torch.autocast(self.device.type, enabled=False):  # in bfloat16 near words would tie
@@ -146,6 +131,11 @@ class DaClipModule(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _random_views(self, batch: Batch) -> Tensor:
+        generators = draw_generators(torch.device("cpu"), self._seed, batch.number)
+        side = self.daclip.image_size
+        return random_clip_preprocess(batch.lq, side, self._crop_scale, generators, batch.size)
 
     def _encode(self, texts: Sequence[str]) -> Tensor:
         tokens = self.daclip.tokenize(texts).to(self.device)

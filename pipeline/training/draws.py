@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from modules.clip.daclip import Embeddings
 from modules.clip.losses import gather
 
 
@@ -37,7 +38,7 @@ def draw_noise(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
     return noise
 
 
-def random_patches(
+def random_crops(
     side: int, generators: Sequence[torch.Generator], *images: Tensor
 ) -> tuple[Tensor, ...]:
     """A square of each image, `[B, C, side, side]`, at the same random place in all of `images`.
@@ -63,8 +64,36 @@ def random_patches(
     )
 
 
+def draw_chances(generators: Sequence[torch.Generator], device: torch.device) -> Tensor:
+    """A uniform number in 0..1 for each image, `[B]`."""
+    return torch.stack([torch.rand((), generator=g) for g in generators]).to(device)
+
+
+def augment_prompts(
+    embeddings: Embeddings,
+    texts: Tensor,
+    swapped: Tensor,
+    chances: Tensor,
+    text_prob: float,
+    swap_prob: float,
+) -> Embeddings:
+    """Replace the degradation embedding of a part of the images, by chance.
+
+    Args:
+        embeddings: of the images.
+        texts: `[B, D]`, what replaces it with probability `text_prob`.
+        swapped: `[B, D]`, what replaces it with probability `swap_prob`.
+        chances: `[B]`, uniform in 0..1.
+        text_prob: probability, at most 1 together with `swap_prob`.
+        swap_prob: probability.
+    """
+    prompts = torch.where((chances < text_prob)[:, None], texts, embeddings.degradation)
+    swap = (chances >= text_prob) & (chances < text_prob + swap_prob)
+    return embeddings._replace(degradation=torch.where(swap[:, None], swapped, prompts))
+
+
 def other_in_batch(numbers: Sequence[int], features: Tensor) -> Tensor:
-    """For each draw the features of the one before it in the batch of all ranks; it goes round."""
+    """For each draw the features of the previous one in the batch of all ranks, cyclically."""
     own = torch.tensor(numbers, device=features.device)
     drawn, order = gather(own).sort()
     return gather(features)[order[torch.searchsorted(drawn, own) - 1]]

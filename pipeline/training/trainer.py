@@ -15,9 +15,8 @@ from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
 from datamodules.files import remove_partial
 from modules.inference.device import is_fast_in_bfloat16
-from pipeline.config import Config, ControllerConfig, RestorerConfig, check_batch
-from pipeline.distributed import current_rank
-from pipeline.models.store import device_of
+from pipeline.config import Config
+from pipeline.distributed import current_rank, device_of
 from pipeline.preemption import Stopped
 from pipeline.training.callbacks import Throughput
 from pipeline.training.checkpoints import (
@@ -30,6 +29,7 @@ from pipeline.training.checkpoints import (
 from pipeline.training.guards import GradientClipping
 from pipeline.training.loggers import loggers
 from pipeline.training.optim import warmup_cosine
+from pipeline.training.sections import TrainerConfig, TrainingConfig, check_batch
 from pipeline.training.stop import GracefulStop
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ CHECKPOINTS = "checkpoints"
 
 def fit(
     config: Config,
-    stage: ControllerConfig | RestorerConfig,
+    stage: TrainingConfig,
     folder: Path,
     module: LightningModule,
     data: LightningDataModule,
@@ -55,11 +55,11 @@ def fit(
     # Both say what is meant so: the sampler is endless, and workers are as many as configured.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`__len__`.*")
-    checkpoints, throughput = folder / CHECKPOINTS, Throughput()
+    checkpoints, settings = folder / CHECKPOINTS, config[TrainerConfig]
     trainer = Trainer(
-        accelerator=config.trainer.accelerator,
-        devices=config.trainer.devices,
-        num_nodes=config.trainer.num_nodes,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
         precision=precision_of(config),  # type: ignore[arg-type]
         max_steps=stage.max_steps,
         accumulate_grad_batches=stage.accumulate_grad_batches,
@@ -67,15 +67,14 @@ def fit(
         * stage.accumulate_grad_batches,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        log_every_n_steps=config.trainer.log_every_n_steps,
+        log_every_n_steps=settings.log_every_n_steps,
         logger=loggers(folder),
-        profiler=throughput.clock,
         callbacks=[
             GradientClipping(stage.gradient_clip_val),
             *checkpoint_callbacks(checkpoints, stage.val_every_n_steps, monitor),
             LearningRateMonitor(),
             TQDMProgressBar(10),
-            throughput,
+            Throughput(),
             *callbacks,
             GracefulStop(checkpoints / f"{LAST}.ckpt"),
         ],
@@ -114,27 +113,29 @@ def _end_ranks(trainer: Trainer) -> None:
         process.kill()
 
 
-def check_processes(config: Config, stage: str) -> None:
+def check_processes(config: Config, section: type[TrainingConfig]) -> None:
     """Check that a stage's batch can be shared out to the processes, where their number is known.
 
     Raises:
         ConfigError: it cannot.
     """
-    devices = config.trainer.devices
+    trainer = config[TrainerConfig]
+    devices = trainer.devices
     if devices in ("auto", -1, "-1") and device_of(config).type == "cuda":
         devices = torch.cuda.device_count()
-    asked = devices * config.trainer.num_nodes if isinstance(devices, int) else 1
-    check_batch(config, stage, max(1, asked, current_rank().world))
+    asked = devices * trainer.num_nodes if isinstance(devices, int) else 1
+    check_batch(config, section, max(1, asked, current_rank().world))
 
 
 def precision_of(config: Config) -> str:
     """Lightning's name; `auto` is bf16-mixed where the device is fast in it."""
-    if config.trainer.precision != "auto":
-        return config.trainer.precision
+    precision = config[TrainerConfig].precision
+    if precision != "auto":
+        return precision
     return "bf16-mixed" if is_fast_in_bfloat16(device_of(config)) else "32-true"
 
 
-def lr_schedule_of(stage: ControllerConfig | RestorerConfig) -> Callable[[int], float]:
+def lr_schedule_of(stage: TrainingConfig) -> Callable[[int], float]:
     """The learning rate schedule of a stage."""
     return partial(
         warmup_cosine, warmup=stage.warmup_steps, total=stage.max_steps, floor=stage.min_lr_ratio

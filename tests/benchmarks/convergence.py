@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from datamodules.files import atomic_write
-from modules.diffusion.samplers import SAMPLERS, Step
+from modules.diffusion.samplers import SAMPLERS, Sampler, make_sampler
 from modules.diffusion.schedule import NoiseSchedule, make_noise_schedule
 from modules.diffusion.timesteps import TIMESTEP_SPACINGS, TimestepSpacing
 from pipeline.curves import Points
@@ -26,9 +26,9 @@ from tests.benchmarks.plot import CallsPanel, figure
 log = logging.getLogger(__name__)
 
 T = 4096
-CALLS = (4, 8, 16, 32, 64, 128, 256)
+STEPS = (4, 8, 16, 32, 64, 128, 256)
 LEGS = 2
-"""Doublings of the number of calls, the last ones, over which the slope is taken."""
+"""Doublings of the number of steps, the last ones, over which the slope is taken."""
 
 Curves = Mapping[str, Mapping[str, Points]]
 """TimestepSpacing -> sampler -> (calls, error)."""
@@ -54,18 +54,21 @@ def measure() -> Curves:
     """The errors of every sampler on every grid."""
     schedule = make_noise_schedule(num_timesteps=T, dtype=torch.float64)
     return {
-        grid: {name: _points(step, schedule, times) for name, step in SAMPLERS.items()}
+        grid: {name: _points(make_sampler(name), schedule, times) for name in SAMPLERS}
         for grid, times in TIMESTEP_SPACINGS.items()
     }
 
 
-def _points(step: Step, schedule: NoiseSchedule, times: TimestepSpacing) -> Points:
+def _points(sampler: Sampler, schedule: NoiseSchedule, times: TimestepSpacing) -> Points:
     """Wasserstein-2 distances of the sampled image's law from the true one, in image units."""
     image = Gaussian()
     start, clean = image.law(schedule, T), image.law(schedule, 0)
     return [
-        (calls, image.sampled(step, schedule, times(schedule, calls), start)[-1].distance(clean))
-        for calls in CALLS
+        (
+            sampler.network_calls(steps),
+            image.sampled(sampler, schedule, times(schedule, steps), start)[-1].distance(clean),
+        )
+        for steps in STEPS
     ]
 
 
@@ -76,7 +79,7 @@ def slope(points: Points) -> float:
 
 def table(curves: Curves) -> str:
     """The errors and orders as a Markdown table."""
-    head = ["grid", "sampler", *(f"{calls} calls" for calls in CALLS), "order"]
+    head = ["grid", "sampler", *(f"{steps} steps" for steps in STEPS), "order"]
     rows = [
         [grid, name, *(f"{error:.1e}" for _, error in points), f"{slope(points):.2f}"]
         for grid, samplers in curves.items()

@@ -17,7 +17,7 @@ import cv2
 import torch
 
 from datamodules.shards.writer import Format
-from pipeline.config import load_config
+from pipeline.compose import load_config
 from tests.benchmarks.machine import CUDA, machine
 from tests.benchmarks.scale import memory_rows, opening_rows, resume_rows, streaming_rows
 from tests.benchmarks.sets import make_pairs, make_tiny, megabytes, shard_pairs

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from modules.diffusion.prediction import Prediction
-from modules.diffusion.samplers import Model, Step, Visit
+from modules.diffusion.samplers import Model, Problem, Sampler, State
 from modules.diffusion.schedule import NoiseSchedule
 from modules.diffusion.sde import epsilon_from_sample
 
@@ -64,12 +64,12 @@ class Gaussian:
         return mean_s + math.sqrt(var_s / var_t) * (x - mean_t)
 
     def sampled(
-        self, step: Step, schedule: NoiseSchedule, times: Sequence[int], start: Law
+        self, sampler: Sampler, schedule: NoiseSchedule, times: Sequence[int], start: Law
     ) -> list[Law]:
         """The laws of a sampler's states at `times` after the first.
 
         Args:
-            step: the sampler's.
+            sampler: takes the steps.
             schedule: in float64.
             times: falling.
             start: the law of the state at times[0].
@@ -78,7 +78,7 @@ class Gaussian:
         mean, cov = np.array([start.mean, 0.0]), np.diag([start.var, 0.0])
         laws, last = [], None
         for t, s in itertools.pairwise(times):
-            moved, matrix, gain = self._probe(step, schedule, t, s, last)
+            moved, matrix, gain = self._probe(sampler, schedule, t, s, last)
             mean = moved + matrix @ mean
             cov = matrix @ cov @ matrix.T + np.diag([gain**2, 0.0])
             laws.append(Law(float(mean[0]), float(cov[0, 0])))
@@ -86,14 +86,17 @@ class Gaussian:
         return laws
 
     def _probe(
-        self, step: Step, schedule: NoiseSchedule, t: int, s: int, last: int | None
+        self, sampler: Sampler, schedule: NoiseSchedule, t: int, s: int, last: int | None
     ) -> tuple[np.ndarray, np.ndarray, float]:
         """(x_s, x_0) as offset + matrix (x_t, x_0') + (gain z, 0), read off four unit inputs."""
         x, x_0_before, z = torch.eye(4, dtype=torch.float64)[:, 1:, None, None, None].unbind(1)
         mu = torch.full_like(x, self.degraded)
-        predicted = self.model(schedule)(x, mu, t)
-        before = None if last is None else Visit(last, x, Prediction(x_0_before, x_0_before))
-        x_s = step(schedule, mu, Visit(t, x, predicted), before, s, lambda _: z)
+        model = self.model(schedule)
+        predicted = model(x, mu, t)
+        history = [State(t, x, predicted)]
+        if last is not None:
+            history.insert(0, State(last, x, Prediction(x_0_before, x_0_before)))
+        x_s = sampler.step(Problem(schedule, model, mu, lambda _: z), history, s)
         found = torch.stack([x_s, predicted.x_0]).reshape(2, 4).numpy()
         offset = found[:, 0]
         matrix = found[:, 1:3] - offset[:, None]

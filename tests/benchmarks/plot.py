@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.charts import COLOURS, labels, log_ticks, short, ticks
+from pipeline.charts import COLOURS, to_svg
 from pipeline.curves import Points
 
-WIDTH, HEIGHT = 620, 330
-LEFT, RIGHT, TOP, BOTTOM = 58, 240, 46, 44
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class CallsPanel(NamedTuple):
@@ -30,78 +29,39 @@ class CallsPanel(NamedTuple):
 
 def figure(panels: Sequence[CallsPanel]) -> str:
     """The panels side by side; those of one axis have one scale."""
-    width = len(panels) * WIDTH
-    drawn = "".join(
-        f'<g transform="translate({number * WIDTH} 0)">{_panel(panel, _range(panel, panels))}</g>'
-        for number, panel in enumerate(panels)
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" width="{width}" '
-        f'font-family="sans-serif" font-size="12"><rect width="{width}" height="{HEIGHT}" '
-        f'fill="#fff"/>{drawn}</svg>\n'
-    )
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(9 * len(panels), 4.2), facecolor="white")
+    shared = len({panel.axis for panel in panels}) == 1
+    every = drawing.subplots(1, len(panels), squeeze=False, sharey=shared)[0]
+    for axes, panel in zip(every, panels, strict=True):
+        _draw(axes, panel)
+    drawing.subplots_adjust(left=0.05, right=0.8, bottom=0.15, wspace=0.9)
+    return to_svg(drawing)
 
 
-def _range(panel: CallsPanel, panels: Sequence[CallsPanel]) -> tuple[float, float]:
-    alike = [p for p in panels if p.axis == panel.axis]
-    values = [value for p in alike for points in p.curves.values() for _, value in points]
-    low, high = min(values), max(values)
+def _draw(axes: Axes, panel: CallsPanel) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+
+    for colour, points in zip(COLOURS, panel.curves.values(), strict=False):
+        axes.plot(*zip(*points, strict=True), color=colour, linewidth=2)
+    axes.set_xscale("log")
     if panel.log:
-        return low / 1.3, high * 1.3
-    margin = 0.05 * (high - low) or 1.0
-    return low - margin, high + margin
-
-
-def _panel(panel: CallsPanel, limits: tuple[float, float]) -> str:
-    low, high = limits
-    calls = sorted({step for points in panel.curves.values() for step, _ in points})
-
-    def x(count: float) -> float:
-        share = math.log(count / calls[0]) / (math.log(calls[-1] / calls[0]) or 1)
-        return LEFT + (WIDTH - LEFT - RIGHT) * share
-
-    def y(value: float) -> float:
-        share = (
-            math.log(high / value) / math.log(high / low)
-            if panel.log
-            else (high - value) / (high - low)
-        )
-        return TOP + (HEIGHT - TOP - BOTTOM) * share
-
-    parts = [
-        f'<text x="{LEFT}" y="18" font-weight="bold">{panel.title}</text>',
-        f'<text x="{LEFT}" y="36" fill="#555">{panel.axis}</text>',
-        f'<text x="{x(math.sqrt(calls[0] * calls[-1])):.0f}" y="{HEIGHT - 6}" '
-        'text-anchor="middle" fill="#555">network calls</text>',
-    ]
-    levels = log_ticks(low, high) if panel.log else ticks(low, high)
-    for level, label in zip(levels, labels(levels), strict=True):
-        parts.append(_line([(LEFT, y(level)), (WIDTH - RIGHT, y(level))], "#ddd", 1))
-        parts.append(_text(LEFT - 6, y(level) + 4, "end", label))
-    parts += [_text(x(count), HEIGHT - BOTTOM + 18, "middle", short(count)) for count in calls]
-    parts += [
-        _line([(x(count), y(value)) for count, value in points], colour, 2)
-        for colour, points in zip(COLOURS, panel.curves.values(), strict=False)
-    ]
-    return "".join(parts) + _legend(panel)
-
-
-def _legend(panel: CallsPanel) -> str:
-    """To the right of the curves."""
-    left, right = WIDTH - RIGHT + 18, WIDTH - 16
-    parts = [_text(right, TOP, "end", panel.head)]
-    for number, label in enumerate(panel.curves):
-        y = TOP + 20 * (number + 1)
-        parts.append(_line([(left, y - 4), (left + 20, y - 4)], COLOURS[number], 3))
-        parts.append(_text(left + 26, y, "start", label))
-        parts.append(_text(right, y, "end", panel.last[label]))
-    return "".join(parts)
-
-
-def _line(points: Sequence[tuple[float, float]], colour: str, width: int) -> str:
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
-
-
-def _text(x: float, y: float, anchor: str, text: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
+        axes.set_yscale("log")
+    calls = sorted({count for points in panel.curves.values() for count, _ in points})
+    axes.xaxis.set_major_locator(FixedLocator(calls))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.grid(axis="y", color="#ddd")
+    axes.tick_params(labelleft=True)
+    axes.set(title=panel.title, xlabel="network calls", ylabel=panel.axis)
+    names = axes.legend(
+        axes.lines, panel.curves, loc="upper left", bbox_to_anchor=(1, 1), title=" ", frameon=False
+    )
+    axes.add_artist(names)
+    blank = [Line2D([], [], linestyle="none")] * len(panel.curves)
+    ends = [panel.last[label] for label in panel.curves]
+    axes.legend(
+        blank, ends, loc="upper left", bbox_to_anchor=(1.5, 1), title=panel.head, frameon=False
+    )

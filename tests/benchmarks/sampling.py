@@ -19,13 +19,16 @@ from torch import Tensor
 
 from datamodules.files import atomic_write
 from modules.clip.daclip import Embeddings
-from modules.diffusion.samplers import posterior_step
+from modules.diffusion.samplers import make_sampler
 from modules.diffusion.timesteps import uniform_timesteps
-from modules.inference.restore import Denoiser, Sampling, restore
-from pipeline.chain import SHARDS
-from pipeline.config import load_config
-from pipeline.evaluation.sets import read_sets
-from pipeline.models.store import Models, load_models
+from modules.inference.restore import RestorationModel as Models
+from modules.inference.restore import Sampling, restore
+from pipeline.compose import load_config
+from pipeline.distributed import device_of
+from pipeline.evaluation.data import read_sets
+from pipeline.models.store import load_models
+from pipeline.stages.evaluate import evaluated_model
+from pipeline.stages.shards import STAGE as SHARDS
 from tests.benchmarks.machine import load, machine
 from tests.benchmarks.plain import make_plain
 from tests.benchmarks.plot import CallsPanel, figure
@@ -43,7 +46,7 @@ from tests.benchmarks.table import Row, Target, markdown, write_results
 
 log = logging.getLogger(__name__)
 
-REFERENCE = Sampling(posterior_step, 100, uniform_timesteps)
+REFERENCE = Sampling(make_sampler("posterior"), 100, uniform_timesteps)
 """The reference's way: a hundred steps of the posterior."""
 SIDE = 256
 """Of the images whose restoring is timed, in pixels."""
@@ -65,9 +68,10 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     config = load_config(arguments.overrides)
-    facts = machine({}) | {"threads": torch.get_num_threads(), "run": config.run_dir}
-    models = load_models(config)
-    everything = read_sets({"validation": SHARDS.folder(config)}, models.controller.words)
+    facts = machine({}) | {"threads": torch.get_num_threads(), "run": str(config.run_dir)}
+    files = evaluated_model(config)
+    models = load_models(files.controller, files.restorer, files.sampler, device_of(config))
+    everything = read_sets({"validation": SHARDS.folder(config)}, models.encoder.words)
     samples = some_of_each(everything, arguments.images)
     facts["images"] = f"{len(samples)} of the run's validation"
     before = degraded_quality(samples)
@@ -109,8 +113,10 @@ def time_rows(models: Models, side: int, rounds: int) -> list[Row]:
     ours = models.sampling
     seconds = _alternate(
         {
-            "reference": _restoring(plain, REFERENCE, side, models.device),
-            "default": _restoring(models.denoiser, ours, side, models.device),
+            "reference": _restoring(
+                models._replace(denoiser=plain, sampling=REFERENCE, dtype=torch.float32), side
+            ),
+            "default": _restoring(models._replace(dtype=torch.float32), side),
         },
         rounds,
     )
@@ -120,7 +126,7 @@ def time_rows(models: Models, side: int, rounds: int) -> list[Row]:
             part,
             "network calls, reference / default",
             "x",
-            [REFERENCE.calls / ours.calls],
+            [REFERENCE.num_steps / ours.num_steps],
             FEWER_CALLS,
         ),
         *(Row(part, name, "s/image", times) for name, times in seconds.items()),
@@ -133,9 +139,11 @@ def cuda_rows(models: Models, sides: Sequence[int]) -> list[Row]:
     compiled = copy.deepcopy(models.denoiser.network)
     compiled.compile()
     kinds = {
-        "float32": (models.denoiser, False),
-        "bfloat16": (models.denoiser, True),
-        "bfloat16, compiled": (models.denoiser._replace(network=compiled), True),
+        "float32": models._replace(dtype=torch.float32),
+        "bfloat16": models._replace(dtype=torch.bfloat16),
+        "bfloat16, compiled": models._replace(
+            denoiser=models.denoiser._replace(network=compiled), dtype=torch.bfloat16
+        ),
     }
     rows = []
     for side in sides:
@@ -144,10 +152,7 @@ def cuda_rows(models: Models, sides: Sequence[int]) -> list[Row]:
         if not reason:
             try:
                 seconds = _alternate(
-                    {
-                        name: _restoring(denoiser, models.sampling, side, models.device, half)
-                        for name, (denoiser, half) in kinds.items()
-                    },
+                    {name: _restoring(model, side) for name, model in kinds.items()},
                     ROUNDS,
                 )
             except torch.OutOfMemoryError:
@@ -159,21 +164,14 @@ def cuda_rows(models: Models, sides: Sequence[int]) -> list[Row]:
     return rows
 
 
-def _restoring(
-    denoiser: Denoiser, sampling: Sampling, side: int, device: torch.device, half: bool = False
-) -> Restoring:
-    """Restoring a random image, whose embeddings are random too."""
+def _restoring(model: Models, side: int) -> Restoring:
+    """Restoring a random image, whole, whose embeddings are random too."""
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, side, side, generator=generator).to(device)
-    D = int(denoiser.network.context_dim)  # type: ignore[arg-type]
-    content, degradation = torch.randn(2, 1, D, generator=generator).to(device)
+    image = torch.rand(1, 3, side, side, generator=generator)
+    D = int(model.denoiser.network.context_dim)  # type: ignore[arg-type]
+    content, degradation = torch.randn(2, 1, D, generator=generator).to(model.device)
     embeddings = Embeddings(content=content, degradation=degradation)
-
-    def run() -> Tensor:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
-            return restore(denoiser, embeddings, image, sampling, [0])
-
-    return run
+    return lambda: restore(model, image, [0], embeddings=embeddings, tile=None)
 
 
 def _alternate(ways: Mapping[str, Restoring], rounds: int) -> dict[str, list[float]]:

@@ -19,7 +19,7 @@ from datamodules.dataset import TrainDataset
 from datamodules.mixture import Mixture, TrainSampler
 from datamodules.shards.reader import ShardSet
 from datamodules.sources.base import FilePair
-from modules.clip.preprocess import clip_view
+from modules.clip.preprocess import clip_preprocess
 from tests.benchmarks.baseline import load_batch
 from tests.benchmarks.laps import Laps
 from tests.benchmarks.machine import CUDA
@@ -146,7 +146,7 @@ def _finish(batch: Batch, laps: Laps | None = None) -> None:
     laps = laps or Laps()
     lq, _ = (x.to(DEVICE, non_blocking=True).float() / 255 for x in (batch.lq, batch.gt))
     laps("to float")
-    clip_view(lq, VIEW)
+    clip_preprocess(lq, VIEW)
     if CUDA:
         torch.cuda.synchronize()
     laps("CLIP view")

@@ -17,20 +17,24 @@ from datamodules.degradations import WORDS
 from modules.clip.daclip import DaClip, build_daclip
 from modules.clip.encoder import DaClipEncoder
 from modules.clip.losses import info_nce, multi_positive
-from modules.clip.preprocess import clip_view, random_clip_view
+from modules.clip.preprocess import clip_preprocess, random_clip_preprocess
 from modules.diffusion import sde
 from modules.diffusion.losses import LOSSES
-from modules.diffusion.prediction import prediction_type
-from modules.diffusion.samplers import sampler
+from modules.diffusion.prediction import PREDICTION_TYPES
+from modules.diffusion.samplers import make_sampler
 from modules.diffusion.schedule import make_noise_schedule
 from modules.diffusion.timesteps import sample_timesteps
 from modules.inference.restore import Denoiser, Sampling
 from pipeline.config import Node, build
 from pipeline.models.store import build_network
+from pipeline.sections import SamplerConfig
+from pipeline.stages.train_controller import ClipConfig
+from pipeline.stages.train_restorer import ProcessConfig
 from pipeline.training.daclip_module import DaClipModule
 from pipeline.training.draws import draw_generators, draw_noise
 from pipeline.training.optim import decay_groups
 from pipeline.training.restorer_module import RestorerModule
+from pipeline.training.sections import ControllerConfig, RestorerConfig
 from tests.benchmarks.batch import make_batch
 from tests.benchmarks.laps import Laps
 from tests.benchmarks.plain import make_plain
@@ -61,7 +65,7 @@ class Step(NamedTuple):
 def make_step(work: Work, way: str) -> Step:
     """The training step of a stage: `ours` is that of its Lightning module."""
     torch.manual_seed(SEED)
-    daclip = build_daclip(work.config.clip.architecture)
+    daclip = build_daclip(work.config[ClipConfig].architecture)
     wake(daclip)
     daclip.to(work.device)
     if work.kind == "controller":
@@ -75,23 +79,15 @@ def make_step(work: Work, way: str) -> Step:
 
 
 def _our_controller(work: Work, daclip: DaClip) -> Step:
-    stage = work.config.controller
+    stage = work.config[ControllerConfig]
     if work.fast:
         daclip.compile()
-    module = DaClipModule(
-        daclip,
-        WORDS,
-        build(stage.optimizer),
-        lambda step: 1.0,
-        stage.degradation_targets,
-        (stage.crop_scale[0], stage.crop_scale[1]),
-        SEED,
-    )
+    module = DaClipModule(daclip, stage, WORDS, build(stage.optimizer), lambda step: 1.0, SEED)
     return _ours(work, module, daclip, lambda: _embeddings(work, daclip))
 
 
 def _plain_controller(work: Work, daclip: DaClip) -> Step:
-    stage = work.config.controller
+    stage = work.config[ControllerConfig]
     make_plain(daclip)
     batch, scale = make_batch(work), (stage.crop_scale[0], stage.crop_scale[1])
     ids = torch.tensor([WORDS.index(word) for word in batch.degradation], device=work.device)
@@ -101,7 +97,7 @@ def _plain_controller(work: Work, daclip: DaClip) -> Step:
 
     def loss() -> Tensor:
         generators = draw_generators(torch.device("cpu"), SEED, batch.number)
-        view = random_clip_view(batch.lq, daclip.image_size, scale, generators, batch.size)
+        view = random_clip_preprocess(batch.lq, daclip.image_size, scale, generators, batch.size)
         content, degradation = (normalize(x, dim=-1) for x in daclip(view))
         logit_scale = daclip.logit_scale.exp()
         pair = degradation, texts(batch.degradation), logit_scale
@@ -115,20 +111,20 @@ def _plain_controller(work: Work, daclip: DaClip) -> Step:
 
 
 def _our_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
-    config, stage = work.config, work.config.restorer
+    config, stage = work.config, work.config[RestorerConfig]
     if work.fast:
         network.compile()
     module = RestorerModule(
         Denoiser(
             network,
-            make_noise_schedule(**vars(config.process)),
-            prediction_type(stage.prediction_type),
+            make_noise_schedule(**config[ProcessConfig].model_dump()),
+            PREDICTION_TYPES.find(stage.prediction_type),
         ),
         DaClipEncoder(daclip, WORDS),
-        stage.loss,
+        stage,
         build(stage.optimizer),
         lambda step: 1.0,
-        Sampling(sampler(config.sampler.name), num_steps=1),
+        Sampling(make_sampler(config[SamplerConfig].name), num_steps=1),
         {},
         WORDS,
         SEED,
@@ -137,14 +133,14 @@ def _our_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
 
 
 def _plain_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
-    stage = work.config.restorer
+    stage = work.config[RestorerConfig]
     make_plain(network)
     make_plain(daclip).eval().requires_grad_(False)
-    schedule = make_noise_schedule(**vars(work.config.process)).to(work.device)
+    schedule = make_noise_schedule(**work.config[ProcessConfig].model_dump()).to(work.device)
     batch, meaning, compare = (
         make_batch(work),
-        prediction_type(stage.prediction_type),
-        LOSSES[stage.loss],
+        PREDICTION_TYPES.find(stage.prediction_type),
+        LOSSES.find(stage.loss),
     )
 
     def loss() -> Tensor:
@@ -156,7 +152,7 @@ def _plain_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
         noise = draw_noise(host if mu.device.type == "cpu" else device, mu)
         x_t = sde.diffuse(schedule, x_0, mu, t, noise)
         with torch.no_grad():
-            content, degradation = daclip(clip_view(mu, daclip.image_size))
+            content, degradation = daclip(clip_preprocess(mu, daclip.image_size))
         F = network(x_t, mu, t, degradation, content)
         return compare(schedule, meaning(schedule, F, x_t, mu, t), x_t, x_0, mu, t).mean()
 
@@ -201,7 +197,7 @@ def _unet_outputs(work: Work, network: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def _embeddings(work: Work, daclip: DaClip) -> Tensor:
-    view = clip_view(make_batch(work).lq, daclip.image_size)
+    view = clip_preprocess(make_batch(work).lq, daclip.image_size)
     return torch.cat(daclip(view))
 
 

@@ -16,7 +16,7 @@ import torch
 
 from datamodules.shards.writer import write_shards
 from datamodules.sources.base import FilePair
-from modules.clip.preprocess import CLIP_STD, clip_view
+from modules.clip.preprocess import CLIP_STD, clip_preprocess
 from tests.benchmarks.baseline import load_batch
 from tests.benchmarks.laps import Laps
 from tests.benchmarks.sets import make_pairs
@@ -129,7 +129,7 @@ def test_plain_way_gives_aligned_crops_and_clip_s_view(pairs: list[FilePair]) ->
     assert lq.shape == (3, 3, 64, 64) and lq.dtype == torch.float32
     assert torch.equal(lq, gt)
     level = 1 / 255 / min(CLIP_STD)
-    assert (view - clip_view(lq, 48)).abs().max() < 1.01 * level
+    assert (view - clip_preprocess(lq, 48)).abs().max() < 1.01 * level
 
 
 def test_plain_way_shows_what_lies_in_the_files(pairs: list[FilePair]) -> None:

@@ -9,7 +9,8 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import Config, build, load_config
+from pipeline.compose import load_config
+from pipeline.config import Config, build
 from tests.benchmarks.plain import make_plain
 
 SEED = 0

@@ -12,8 +12,9 @@ from datamodules.captions import CAPTIONS, read_captions, write_captions
 from datamodules.degradations import WORDS
 from datamodules.shards.reader import ShardSet
 from datamodules.shards.writer import write_shards
-from pipeline.config import build, load_config
-from pipeline.stages.captions import CaptionsOfRun, captions_from_file
+from pipeline.compose import load_config
+from pipeline.config import build
+from pipeline.written import CaptionsOfRun, captions_from_file
 from tests.conftest import form, paired_folder, photograph
 
 SOURCE = "train/hazy/GT/0048.png"

@@ -21,7 +21,7 @@ from datamodules.images import Pixels
 from datamodules.shards.reader import SampleAddress, ShardSet
 from datamodules.shards.writer import write_shards
 from modules.captioning.blip import BlipCaptioner
-from pipeline.stages.captions import use_gpu
+from pipeline.distributed import Rank, use_own_gpu
 from tests.conftest import form, paired_folder, photograph
 from tests.tiny_blip import VOCABULARY, save_tiny_blip
 
@@ -108,7 +108,7 @@ def test_each_process_of_a_machine_has_its_gpu(
     current: list[int] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    use_gpu(local)
+    use_own_gpu(Rank(local, local + 1, local))
     assert current == chosen
 
 

@@ -58,7 +58,7 @@ def data_module(shards: Path, **changes: object) -> RestorationDataModule:
         "batch_size": 4,
         "val_batch_size": 2,
         "val_per_task": None,
-        "workers": 0,
+        "num_workers": 0,
         "seed": 0,
         "shares": {},
         "max_skipped_fraction": 0.01,
@@ -274,5 +274,5 @@ def test_views_go_to_spawned_processes() -> None:
 def test_shares_left_at_one_may_name_any_word() -> None:
     mixture = Mixture({"noisy": [4], "rainy": [4]}, 0, {"hazy": 1, "rainy": 3})
     assert Counter(mixture(n)[0] for n in range(40)) == {"noisy": 10, "rainy": 30}
-    with pytest.raises(ValueError, match=r"data\.shares names hazy"):
+    with pytest.raises(ValueError, match=r"data\.task_weights names hazy"):
         Mixture({"noisy": [4]}, 0, {"hazy": 2})

@@ -277,9 +277,9 @@ def test_share_of_none_leaves_a_task_out_and_the_rest_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("shares", "named"),
     [
-        ({"a": 1, "dusty": 2}, r"data\.shares names dusty; there are samples of a, b"),
-        ({"b": -1}, r"data\.shares=\{'b': -1\}: shares are whole numbers from 0 up"),
-        ({"a": 0, "b": 0}, r"data\.shares leaves no task to draw"),
+        ({"a": 1, "dusty": 2}, r"data\.task_weights names dusty; there are samples of a, b"),
+        ({"b": -1}, r"data\.task_weights=\{'b': -1\}: shares are whole numbers from 0 up"),
+        ({"a": 0, "b": 0}, r"data\.task_weights leaves no task to draw"),
     ],
 )
 def test_impossible_shares_are_named(shares: dict[str, int], named: str) -> None:

@@ -40,7 +40,15 @@ def source(tmp_path: Path) -> Path:
 
 
 def _stage(work: Work, source: Path) -> Stage:
-    return Stage("made", ["captions"], lambda config: [source], ["whole.txt"], work)
+    return Stage(
+        name="made",
+        command="make-it",
+        sections=["captions"],
+        outputs=["whole.txt"],
+        inputs=lambda config: [source],
+        check=lambda config: None,
+        run=work,
+    )
 
 
 def test_fresh_stage_is_skipped(tiny_config: MakeConfig, source: Path) -> None:
@@ -58,7 +66,7 @@ def test_changed_setting_reruns_and_keeps_the_former_result(
     run_stage(_stage(work, source), tiny_config())
     run_stage(_stage(work, source), tiny_config(override))
     assert work.found == [[], []]
-    kept = [p for p in Path(tiny_config().run_dir).iterdir() if p.name.startswith("made.before-")]
+    kept = [p for p in tiny_config().run_dir.iterdir() if p.name.startswith("made.before-")]
     assert (kept[0] / "whole.txt").read_text() == "0"
 
 
@@ -74,7 +82,7 @@ def test_former_result_is_taken_back_when_its_settings_return(
     failing.fails = False  # goes on with what it had left
     run_stage(_stage(failing, source), tiny_config("captions.batch_size=3"))
     assert failing.found == [[], ["half.txt"]]
-    assert len(list(Path(tiny_config().run_dir).glob("made.before-*"))) == 1
+    assert len(list(tiny_config().run_dir.glob("made.before-*"))) == 1
 
 
 def test_further_process_does_nothing_where_the_first_took_the_result_back(
@@ -114,14 +122,14 @@ def test_interrupted_stage_goes_on_with_what_it_left(tiny_config: MakeConfig, so
 def test_deleted_output_is_made_again(tiny_config: MakeConfig, source: Path) -> None:
     work = Work()
     run_stage(_stage(work, source), tiny_config())
-    (Path(tiny_config().run_dir) / "made" / "whole.txt").unlink()
+    (tiny_config().run_dir / "made" / "whole.txt").unlink()
     run_stage(_stage(work, source), tiny_config())
     assert len(work.found) == 2
 
 
 def test_record_says_what_the_result_was_made_from(tiny_config: MakeConfig, source: Path) -> None:
     run_stage(_stage(Work(), source), tiny_config("seed=7"))
-    folder = Path(tiny_config().run_dir) / "made"
+    folder = tiny_config().run_dir / "made"
     record = json.loads((folder / RECORD).read_text())
     assert record["seed"] == 7
     assert record["status"] == "finished"
@@ -140,7 +148,7 @@ def test_missing_input_is_named(tiny_config: MakeConfig, tmp_path: Path) -> None
 
 def test_damaged_record_is_named(tiny_config: MakeConfig, source: Path) -> None:
     run_stage(_stage(Work(), source), tiny_config())
-    record = Path(tiny_config().run_dir) / "made" / RECORD
+    record = tiny_config().run_dir / "made" / RECORD
     record.write_text("{")
     with pytest.raises(ValueError, match=r"stage\.json is damaged"):
         run_stage(_stage(Work(), source), tiny_config())
@@ -150,7 +158,7 @@ def test_many_inputs_are_told_by_size_and_time(tiny_config: MakeConfig, source: 
     work = Work()
     stage = replace(_stage(work, source), many_inputs=lambda config: [source] * 3)
     run_stage(stage, tiny_config())
-    record = json.loads((Path(tiny_config().run_dir) / "made" / RECORD).read_text())
+    record = json.loads((tiny_config().run_dir / "made" / RECORD).read_text())
     assert "3 source files" in record["inputs"]
     run_stage(stage, tiny_config())
     assert len(work.found) == 1

@@ -52,7 +52,15 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def made(work: Callable[[Config, Path], None], name: str = "shards", *inputs: Path) -> Stage:
-    return Stage(name, ["captions"], lambda config: list(inputs), ["index.json"], work)
+    return Stage(
+        name=name,
+        command=name,
+        sections=["captions"],
+        outputs=["index.json"],
+        inputs=lambda config: list(inputs),
+        check=lambda config: None,
+        run=work,
+    )
 
 
 def write_index(config: Config, folder: Path) -> None:
@@ -82,7 +90,7 @@ def test_offline_without_a_key_and_says_so(
     assert said == f"W&B: offline; send it later with `wandb sync {run.folder.parent}`"
     assert (run.project, run.job_type, run.resume, run.exit_code) == ("mine", "shards", True, 0)
     assert run.config["seed"] == 7
-    assert run.config["restorer"]["patch"] == 32
+    assert run.config["restorer"]["patch_size"] == 32
     assert run.config["code"] == read_json(Path(config.run_dir) / "shards" / "stage.json")["code"]
     assert not TRACKER.active
 

@@ -30,7 +30,7 @@ Save = Callable[..., Path]
 
 
 def make(root: Path, folder: Path, **changes: Any) -> None:
-    settings = {"form": form(), "max_skipped_fraction": 0.0, "workers": 0} | changes
+    settings = {"form": form(), "max_skipped_fraction": 0.0, "num_workers": 0} | changes
     write_shards(paired_folder(root).plan(), folder, **settings)
 
 
@@ -299,7 +299,7 @@ class Deadly:
 
 
 def test_killed_process_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"was killed.*lower `workers`"):
+    with pytest.raises(OSError, match=r"was killed.*lower `num_workers`"):
         write_shards([Deadly()], tmp_path / "s", form(), 0.0, num_workers=1)  # type: ignore[list-item]
 
 

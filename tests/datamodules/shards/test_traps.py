@@ -73,7 +73,7 @@ def drawn(dataset: TrainDataset, numbers: Iterable[int]) -> list[str]:
     return [dataset[n].sample.key.partition("/")[2] for n in numbers]
 
 
-def module(folder: Path, workers: int, batch_size: int = 4) -> RestorationDataModule:
+def module(folder: Path, num_workers: int, batch_size: int = 4) -> RestorationDataModule:
     return RestorationDataModule(
         shards=folder,
         captions=None,
@@ -83,7 +83,7 @@ def module(folder: Path, workers: int, batch_size: int = 4) -> RestorationDataMo
         batch_size=batch_size,
         val_batch_size=batch_size,
         val_per_task=None,
-        num_workers=workers,
+        num_workers=num_workers,
         seed=0,
         shares={},
         max_skipped_fraction=0.01,

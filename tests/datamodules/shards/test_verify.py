@@ -28,8 +28,8 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def faults(run: Path, workers: int = 2) -> list[str]:
-    return list(verify_shards(run / "shards", workers))
+def faults(run: Path, num_workers: int = 2) -> list[str]:
+    return list(verify_shards(run / "shards", num_workers))
 
 
 def test_whole_shards_have_no_fault(run: Path) -> None:

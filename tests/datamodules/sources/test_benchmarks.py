@@ -16,7 +16,9 @@ from datamodules.images import BadImage
 from datamodules.sources.base import CleanFile, DegradedFile, FilePair
 from datamodules.sources.benchmarks import AUTO, Benchmarks, Sample
 from datamodules.sources.layouts import FOLDERS, LAYOUTS
-from pipeline.config import build, check_targets, load_config
+from pipeline.compose import load_config
+from pipeline.config import build, check_targets
+from pipeline.stages.shards import ShardsConfig
 
 STEP = 8  # of the colours, so that JPEG does not blur who is who
 
@@ -495,7 +497,7 @@ def test_configuration_lists_the_ten_tasks(tmp_path: Path) -> None:
     overrides = ["source=benchmarks", f"shards.source.root={tmp_path}"]
     config = load_config(overrides)
     check_targets(config)
-    listed = set(config.shards.source["datasets"])
+    listed = set(config[ShardsConfig].source["datasets"])
     for split in ("train", "val"):
         chosen = [x for x in LAYOUTS if x.dataset in listed and x.split == split]
         assert {word for layout in chosen for word in layout.words} == set(WORDS)

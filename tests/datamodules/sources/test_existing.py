@@ -22,9 +22,9 @@ from datamodules.shards.cache import ShardCache
 from datamodules.shards.index import INDEX, BadShard, read_index
 from datamodules.shards.writer import write_shards
 from datamodules.sources.existing import ExistingShards
-from pipeline.chain import SHARDS
-from pipeline.config import load_config
+from pipeline.compose import load_config
 from pipeline.stage import run_stage
+from pipeline.stages.shards import STAGE as SHARDS
 from tests.conftest import form, paired_folder
 
 
@@ -53,7 +53,7 @@ def url(shards: Path) -> Iterator[str]:
 
 
 def ready(url: str, cache: Path, window: int = 9) -> ExistingShards:
-    return ExistingShards(url, str(cache), cache_gb=1.0, window=window)
+    return ExistingShards(url, str(cache), cache_gb=1.0, shuffle_window=window)
 
 
 def training(folder: Path, workers: int = 0) -> list[Batch]:
@@ -128,7 +128,7 @@ def test_far_shards_that_another_process_evicts_are_fetched_again(
 def test_stage_links_and_stays_fresh_until_the_index_changes(
     shards: Path, pair_folder: Path, tmp_path: Path
 ) -> None:
-    settings = ["source=ready", f"shards.source.url={shards}", f"run_dir={tmp_path / 'run'}"]
+    settings = ["source=existing", f"shards.source.url={shards}", f"run_dir={tmp_path / 'run'}"]
     config = load_config(settings)
     run_stage(SHARDS, config)
     record = SHARDS.folder(config) / "stage.json"

@@ -14,8 +14,8 @@ from modules.clip.preprocess import (
     CLIP_MEAN,
     CLIP_STD,
     clip_crops,
-    clip_view,
-    random_clip_view,
+    clip_preprocess,
+    random_clip_preprocess,
     random_crops,
 )
 
@@ -48,7 +48,7 @@ def noise(height: int, width: int) -> Image.Image:
 @pytest.mark.parametrize("name", ["256x256", "300x200", "97x131"])
 def test_view_is_the_reference_s(name):
     golden = load_file(GOLDEN / "outputs.safetensors")[f"{name}.dataset_float32"]
-    view = clip_view(tensor(Image.open(GOLDEN / f"{name}.png").convert("RGB")), 224)
+    view = clip_preprocess(tensor(Image.open(GOLDEN / f"{name}.png").convert("RGB")), 224)
     assert view.shape == (1, 3, 224, 224)
     assert_same(levels(view[0]), levels(golden))
 
@@ -57,7 +57,7 @@ def test_view_is_the_reference_s(name):
 def test_view_is_open_clip_s(height, width):
     image = noise(height, width)
     expected = open_clip.image_transform(224, is_train=False)(image)
-    assert_same(levels(clip_view(tensor(image), 224)[0]), levels(expected))
+    assert_same(levels(clip_preprocess(tensor(image), 224)[0]), levels(expected))
 
 
 def test_rows_are_resized_before_columns():
@@ -65,49 +65,49 @@ def test_rows_are_resized_before_columns():
     image = noise(300, 100)
     scaled = image.resize((64, 300), Image.Resampling.BICUBIC)
     scaled = scaled.resize((64, 192), Image.Resampling.BICUBIC).crop((0, 64, 64, 128))
-    assert_same(levels(clip_view(tensor(image), 64)[0]), tensor(scaled)[0] * 255)
+    assert_same(levels(clip_preprocess(tensor(image), 64)[0]), tensor(scaled)[0] * 255)
 
 
 def test_batch_is_its_images():
     images = torch.rand(3, 3, 50, 70, generator=torch.Generator().manual_seed(0))
-    together = clip_view(images, 32)
+    together = clip_preprocess(images, 32)
     assert together.dtype == torch.float32
-    assert torch.equal(together, torch.cat([clip_view(image[None], 32) for image in images]))
+    assert torch.equal(together, torch.cat([clip_preprocess(image[None], 32) for image in images]))
 
 
 def test_values_outside_the_range_are_clamped():
     images = torch.rand(1, 3, 40, 50, generator=torch.Generator().manual_seed(0)) * 1.4 - 0.2
-    assert torch.equal(clip_view(images, 32), clip_view(images.clamp(0, 1), 32))
-    assert levels(clip_view(images, 40)).min() == pytest.approx(0, abs=1e-3)
-    assert levels(clip_view(images, 40)).max() == pytest.approx(255, abs=1e-3)
+    assert torch.equal(clip_preprocess(images, 32), clip_preprocess(images.clamp(0, 1), 32))
+    assert levels(clip_preprocess(images, 40)).min() == pytest.approx(0, abs=1e-3)
+    assert levels(clip_preprocess(images, 40)).max() == pytest.approx(255, abs=1e-3)
 
 
 @pytest.mark.parametrize(("height", "width"), [(70, 90), (90, 70)])
 def test_bands_make_the_same_view(height, width, monkeypatch):
     image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    whole = clip_view(image, 32)
+    whole = clip_preprocess(image, 32)
     monkeypatch.setattr(module, "BAND", 7 * width)
-    assert torch.equal(clip_view(image, 32), whole)
+    assert torch.equal(clip_preprocess(image, 32), whole)
 
 
 def test_levels_of_8_and_16_bit_are_those_of_floats():
     levels = torch.randint(0, 256, (1, 3, 50, 60), generator=torch.Generator().manual_seed(0))
-    expected = clip_view(levels / 255, 32)
-    assert torch.equal(clip_view(levels.to(torch.uint8), 32), expected)
-    assert torch.equal(clip_view((levels * 257).to(torch.uint16), 32), expected)
+    expected = clip_preprocess(levels / 255, 32)
+    assert torch.equal(clip_preprocess(levels.to(torch.uint8), 32), expected)
+    assert torch.equal(clip_preprocess((levels * 257).to(torch.uint16), 32), expected)
 
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_far_ends_of_a_narrow_image_are_not_looked_at(dim):
     image = torch.rand(1, 3, 2, 400, generator=torch.Generator().manual_seed(0))
     middle = image[..., 180:220]
-    view, expected = (clip_view(x.transpose(2, dim), 32) for x in (image, middle))
+    view, expected = (clip_preprocess(x.transpose(2, dim), 32) for x in (image, middle))
     assert torch.allclose(view, expected, atol=1e-5)
 
 
 def test_half_precision_images_give_float32():
     images = torch.rand(1, 3, 40, 50).half()
-    assert torch.equal(clip_view(images, 32), clip_view(images.float(), 32))
+    assert torch.equal(clip_preprocess(images, 32), clip_preprocess(images.float(), 32))
 
 
 def test_windows_are_cut_at_the_image_s_own_scale_from_end_to_end():
@@ -123,19 +123,19 @@ def test_windows_that_would_be_one_twice_are_one():
     images = torch.rand(1, 3, 20, 50, generator=generator(0))
     views = clip_crops(images, 32, 3)
     assert views.shape == (1, 3, 3, 32, 32)
-    assert torch.equal(views[:, 0], clip_view(images[..., :20], 32))
+    assert torch.equal(views[:, 0], clip_preprocess(images[..., :20], 32))
     assert clip_crops(images[..., :20], 32, 3).shape[1] == 1
 
 
 def test_one_window_is_the_whole_image():
     images = torch.rand(2, 3, 50, 70, generator=generator(0))
-    assert torch.equal(clip_crops(images, 32, 1)[:, 0], clip_view(images, 32))
+    assert torch.equal(clip_crops(images, 32, 1)[:, 0], clip_preprocess(images, 32))
 
 
 @pytest.mark.parametrize(("height", "width"), [(80, 100), (100, 80)])
 def test_random_view_is_pillow_s_of_the_same_crop(height, width):
     image = noise(height, width)
-    view = random_clip_view(tensor(image), 64, (0.3, 1.0), [generator(5)])[0]
+    view = random_clip_preprocess(tensor(image), 64, (0.3, 1.0), [generator(5)])[0]
     (crop,) = random_crops([(height, width)], (0.3, 1.0), [generator(5)])
     right, bottom = crop.left + crop.width, crop.top + crop.height
     scaled = image.crop((crop.left, crop.top, right, bottom))
@@ -149,7 +149,7 @@ def test_random_views_are_seeded_and_differ():
 
     def views(*seeds):
         generators = [generator(seed) for seed in seeds]
-        return random_clip_view(images[: len(seeds)], 32, (0.9, 1.0), generators)
+        return random_clip_preprocess(images[: len(seeds)], 32, (0.9, 1.0), generators)
 
     found = views(1, 2, 1, 3)
     assert found.shape == (4, 3, 32, 32)

@@ -13,10 +13,10 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from modules.diffusion.prediction import Prediction
-from modules.diffusion.samplers import Step, sample_states, sampler
+from modules.diffusion.samplers import Problem, Sampler, make_sampler, sample_states
 from modules.diffusion.schedule import NOISE_SCHEDULES, make_noise_schedule
 from modules.diffusion.sde import epsilon_from_sample
-from modules.diffusion.timesteps import TIMESTEP_SPACINGS, find_timestep_spacing, uniform_timesteps
+from modules.diffusion.timesteps import TIMESTEP_SPACINGS, uniform_timesteps
 from tests.golden_vectors import relative_error
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
@@ -36,7 +36,7 @@ def guess(u: Tensor, t: int) -> Tensor:
     return torch.tanh(u * (1.5 - t / T)) + 0.3 * torch.sin(5 * u + t)
 
 
-def ours(step: Step, schedule: str, times: list[int]) -> Tensor:
+def ours(sampler: Sampler, schedule: str, times: list[int]) -> Tensor:
     """The final u."""
     schedule = make_noise_schedule(schedule, dtype=torch.float64)
     draws = iter(DRAWS)
@@ -46,7 +46,9 @@ def ours(step: Step, schedule: str, times: list[int]) -> Tensor:
         return Prediction(x_0, epsilon_from_sample(schedule, x, x_0, mu, t))
 
     x_T = MU + schedule.lambda_ * START
-    *_, x = sample_states(step, schedule, model, x_T, MU, times, lambda like: next(draws))
+    *_, x = sample_states(
+        sampler, Problem(schedule, model, MU, lambda like: next(draws)), x_T, times
+    )
     return (x - MU) / schedule.lambda_
 
 
@@ -83,7 +85,7 @@ def test_ddim_is_theirs(eta: float, calls: int, schedule: str) -> None:
     times = uniform_timesteps(make_noise_schedule(schedule), calls)
     assert {t - s for t, s in itertools.pairwise(times)} == {T // calls}  # all that theirs knows
     theirs = their_ddim(schedule, times, eta)
-    error = relative_error(ours(sampler("ddim", eta), schedule, times), theirs)
+    error = relative_error(ours(make_sampler("ddim", eta), schedule, times), theirs)
     log.info("ddim, eta %g, %s, %d calls: %.1e", eta, schedule, calls, error)
     assert error < 1e-10
 
@@ -98,8 +100,8 @@ def test_dpm_solvers_are_theirs(
     name: str, algorithm: str, grid: str, calls: int, schedule: str
 ) -> None:
     """Theirs keeps its states in float32."""
-    times = find_timestep_spacing(grid)(make_noise_schedule(schedule), calls)
+    times = TIMESTEP_SPACINGS.find(grid)(make_noise_schedule(schedule), calls)
     theirs = their_dpm_solver(schedule, times, algorithm)
-    error = relative_error(ours(sampler(name), schedule, times), theirs)
+    error = relative_error(ours(make_sampler(name), schedule, times), theirs)
     log.info("%s, %s, %s, %d calls: %.1e", name, grid, schedule, calls, error)
     assert error < 1e-5

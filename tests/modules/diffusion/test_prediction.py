@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.diffusion.prediction import PREDICTION_TYPES, prediction_type
+from modules.diffusion.prediction import PREDICTION_TYPES
 from modules.diffusion.schedule import at, make_noise_schedule
 from modules.diffusion.sde import diffuse
 
@@ -34,7 +34,7 @@ def test_a_perfect_network_gives_clean_image_and_noise(name: str) -> None:
     x_0, mu, noise = images()
     x_t = diffuse(TABLES, x_0, mu, EVERY_TIME, noise)
     F = right_answer(name, x_0, mu, noise)
-    found = prediction_type(name)(TABLES, F, x_t, mu, EVERY_TIME)
+    found = PREDICTION_TYPES.find(name)(TABLES, F, x_t, mu, EVERY_TIME)
     assert torch.allclose(found.x_0, x_0, rtol=0, atol=1e-10)
     assert torch.allclose(found.epsilon, noise, rtol=0, atol=1e-10)
 
@@ -42,7 +42,7 @@ def test_a_perfect_network_gives_clean_image_and_noise(name: str) -> None:
 @names
 def test_any_output_gives_a_pair_consistent_with_the_state(name: str) -> None:
     x_t, mu, F = images()
-    found = prediction_type(name)(TABLES, F, x_t, mu, EVERY_TIME)
+    found = PREDICTION_TYPES.find(name)(TABLES, F, x_t, mu, EVERY_TIME)
     again = diffuse(TABLES, found.x_0, mu, EVERY_TIME, found.epsilon)
     assert torch.allclose(again, x_t, rtol=0, atol=1e-10)
 
@@ -50,7 +50,7 @@ def test_any_output_gives_a_pair_consistent_with_the_state(name: str) -> None:
 @names
 def test_one_time_for_all_or_a_time_for_each(name: str) -> None:
     x_t, mu, F = images()
-    convert = prediction_type(name)
+    convert = PREDICTION_TYPES.find(name)
     together = convert(TABLES, F, x_t, mu, EVERY_TIME)
     for i, t in enumerate(EVERY_TIME.tolist()):
         alone = convert(TABLES, F[i : i + 1], x_t[i : i + 1], mu[i : i + 1], t)
@@ -61,14 +61,14 @@ def test_one_time_for_all_or_a_time_for_each(name: str) -> None:
 @names
 def test_inputs_are_left_alone(name: str) -> None:
     x_t, mu, F = images()
-    prediction_type(name)(TABLES, F, x_t, mu, EVERY_TIME)
+    PREDICTION_TYPES.find(name)(TABLES, F, x_t, mu, EVERY_TIME)
     assert all(torch.equal(x, y) for x, y in zip((x_t, mu, F), images(), strict=True))
 
 
 @names
 def test_half_precision_outputs_are_used_in_float32(name: str) -> None:
     x_t, mu, F = images(torch.float32)
-    convert, schedule, half = prediction_type(name), make_noise_schedule(), F.bfloat16()
+    convert, schedule, half = PREDICTION_TYPES.find(name), make_noise_schedule(), F.bfloat16()
     for t in (40, EVERY_TIME):
         found, expected = (convert(schedule, out, x_t, mu, t) for out in (half, half.float()))
         assert found.x_0.dtype == torch.float32
@@ -77,5 +77,5 @@ def test_half_precision_outputs_are_used_in_float32(name: str) -> None:
 
 
 def test_unknown_name_is_answered_with_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"'epsilon'.*noise, data, velocity"):
-        prediction_type("epsilon")
+    with pytest.raises(ValueError, match=r"'noise'.*epsilon, sample, v_prediction"):
+        PREDICTION_TYPES.find("noise")

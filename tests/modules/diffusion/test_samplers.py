@@ -8,22 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.clip.daclip import Embeddings
-from modules.diffusion.prediction import Prediction, prediction_type
+from modules.diffusion.prediction import PREDICTION_TYPES, Prediction
 from modules.diffusion.samplers import (
     SAMPLERS,
     Model,
     Noise,
-    Step,
+    Problem,
+    Sampler,
+    make_sampler,
     sample,
     sample_states,
-    sampler,
-    seeded_noise,
 )
 from modules.diffusion.schedule import NOISE_SCHEDULES, NoiseSchedule, at, make_noise_schedule
 from modules.diffusion.sde import epsilon_from_sample
-from modules.diffusion.timesteps import TIMESTEP_SPACINGS, find_timestep_spacing, uniform_timesteps
-from modules.inference.restore import Denoiser, make_sampling, restore
+from modules.diffusion.timesteps import TIMESTEP_SPACINGS, uniform_timesteps
+from modules.inference.noise import place_noise
 from tests.benchmarks.gaussian import Gaussian, Law
 from tests.golden_vectors import golden_tensors, relative_error
 
@@ -57,7 +56,7 @@ def reference_model(kind: str, schedule: NoiseSchedule) -> Model:
 
     def tiny(x: Tensor, mu: Tensor, t: int) -> Prediction:
         noise = tiny_network(x, mu, t * 100 / schedule.T)
-        return prediction_type("epsilon")(schedule, noise, x, mu, t)
+        return PREDICTION_TYPES.find("epsilon")(schedule, noise, x, mu, t)
 
     return {"exact": exact, "tiny": tiny}[kind]
 
@@ -75,7 +74,9 @@ def test_trajectories_match_the_reference(kind: str, schedule: str, name: str) -
     model, times = reference_model(kind, schedule), EVERY_TIME
     start = golden["noise_state_seed12"]
     states = list(
-        sample_states(sampler(name), schedule, model, start, MU, times, stored_noise(DRAWS))
+        sample_states(
+            make_sampler(name), Problem(schedule, model, MU, stored_noise(DRAWS)), start, times
+        )
     )
     assert relative_error(states[-1], golden[f"traj.{kind}.{name}.final"]) < 1e-6
     if schedule == "cosine":
@@ -96,13 +97,10 @@ def test_fewer_steps_the_reference_way(schedule: str) -> None:
     times = uniform_timesteps(schedule, 20)
     assert [t * 100 / 20 for t in times[:-1]] == golden["sampleT20.model_times"].tolist()
     *_, x = sample_states(
-        sampler("posterior"),
-        schedule,
-        reference_model("tiny", schedule),
+        make_sampler("posterior"),
+        Problem(schedule, reference_model("tiny", schedule), MU, stored_noise(DRAWS)),
         golden["noise_state_seed12"],
-        MU,
         times,
-        stored_noise(DRAWS),
     )
     assert relative_error(x, golden["sampleT20.tiny.posterior.final"]) < 1e-6
 
@@ -112,11 +110,11 @@ def test_fewer_steps_the_reference_way(schedule: str) -> None:
 IMAGE = Gaussian()
 
 
-def largest_errors(step: Step, schedule: str, T: int) -> tuple[float, float]:
+def largest_errors(sampler: Sampler, schedule: str, T: int) -> tuple[float, float]:
     """Of mean and standard deviation against x_t's, over all times, from the law of x_T on."""
     schedule = make_noise_schedule(schedule, num_timesteps=T, dtype=torch.float64)
     times = uniform_timesteps(schedule, T)
-    found = IMAGE.sampled(step, schedule, times, IMAGE.law(schedule, T))
+    found = IMAGE.sampled(sampler, schedule, times, IMAGE.law(schedule, T))
     expected = [IMAGE.law(schedule, t) for t in times[1:]]
     pairs = list(zip(found, expected, strict=True))
     means = max(abs(f.mean - e.mean) for f, e in pairs)
@@ -127,7 +125,7 @@ def largest_errors(step: Step, schedule: str, T: int) -> tuple[float, float]:
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_every_state_converges_to_its_law(name: str, schedule: str) -> None:
     """At first order in the number of steps or better, with nothing left over."""
-    coarse, fine = (largest_errors(sampler(name), schedule, T) for T in (100, 200))
+    coarse, fine = (largest_errors(make_sampler(name), schedule, T) for T in (100, 200))
     assert fine[0] < 0.04 * IMAGE.std
     assert fine[1] < 0.04 * IMAGE.std
     assert fine[1] / coarse[1] < 0.56
@@ -148,9 +146,9 @@ def test_samples_have_the_law_of_their_steps(name: str, calls: int) -> None:
     def noise(like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=generator, dtype=like.dtype)
 
-    x = sample(sampler(name), schedule, IMAGE.model(schedule), mu, times, noise)
+    x = sample(make_sampler(name), Problem(schedule, IMAGE.model(schedule), mu, noise), times)
     start = Law(IMAGE.degraded, schedule.lambda_**2)
-    mean, var = IMAGE.sampled(sampler(name), schedule, times, start)[-1]
+    mean, var = IMAGE.sampled(make_sampler(name), schedule, times, start)[-1]
     assert abs(x.mean().item() - mean) < 4 * math.sqrt(var / count)
     assert abs(x.var().item() - var) < 4 * var * math.sqrt(2 / count)
 
@@ -175,7 +173,7 @@ def test_posterior_with_the_right_image_has_every_law_right(
         return Prediction(x_0, epsilon_from_sample(schedule, x, x_0, mu, t))
 
     x = mu + (x_0 - mu) * schedule.alpha[-1] + schedule.sigma_bar[-1] * noise(mu)
-    states = sample_states(sampler("posterior"), schedule, model, x, mu, times, noise)
+    states = sample_states(make_sampler("posterior"), Problem(schedule, model, mu, noise), x, times)
     for s, x in zip(times[1:], states, strict=True):
         mean = (mu + (x_0 - mu) * at(schedule.alpha, s)).mean()
         std = schedule.sigma_bar[s].item()
@@ -194,8 +192,10 @@ def test_an_image_and_its_seed_give_one_result_in_any_batch(name: str) -> None:
     before, seeds = mu.clone(), [5, 6, 7]
 
     def restore(mu: Tensor, seeds: list[int]) -> Tensor:
-        noise = seeded_noise(seeds)
-        return sample(sampler(name), schedule, IMAGE.model(schedule), mu, times, noise)
+        noise = place_noise(seeds, 0, 0)
+        return sample(
+            make_sampler(name), Problem(schedule, IMAGE.model(schedule), mu, noise), times
+        )
 
     together = restore(mu, seeds)
     assert torch.equal(mu, before)
@@ -207,18 +207,19 @@ def test_an_image_and_its_seed_give_one_result_in_any_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "draws"),
+    ("sampler", "draws"),
     [
-        (sampler("ode"), 1),
-        (sampler("ddim"), 1),
-        (sampler("dpmpp_2m"), 1),
-        (sampler("ddim", eta=0.5), 5),
-        (sampler("dpmpp_2m_sde"), 5),
-        (sampler("posterior"), 5),
-        (sampler("sde"), 6),
+        (make_sampler("ode"), 1),
+        (make_sampler("ddim"), 1),
+        (make_sampler("dpmpp_2m"), 1),
+        (make_sampler("heun"), 1),
+        (make_sampler("ddim", eta=0.5), 5),
+        (make_sampler("dpmpp_2m_sde"), 5),
+        (make_sampler("posterior"), 5),
+        (make_sampler("sde"), 6),
     ],
 )
-def test_no_noise_is_drawn_where_it_would_have_no_weight(step: Step, draws: int) -> None:
+def test_no_noise_is_drawn_where_it_would_have_no_weight(sampler: Sampler, draws: int) -> None:
     schedule, drawn = make_noise_schedule(), []
 
     def noise(like: Tensor) -> Tensor:
@@ -226,52 +227,37 @@ def test_no_noise_is_drawn_where_it_would_have_no_weight(step: Step, draws: int)
         return torch.ones_like(like)
 
     times = uniform_timesteps(schedule, 5)
-    sample(step, schedule, IMAGE.model(schedule), MU, times, noise)
+    sample(sampler, Problem(schedule, IMAGE.model(schedule), MU, noise), times)
     assert drawn == [MU.shape] * draws
 
 
 @names
 @pytest.mark.parametrize("grid", sorted(TIMESTEP_SPACINGS))
 @pytest.mark.parametrize("T", [1, 2, 100])
-def test_any_number_of_calls_works(T: int, grid: str, name: str) -> None:
+def test_any_number_of_steps_works(T: int, grid: str, name: str) -> None:
     schedule = make_noise_schedule(num_timesteps=T)
-    for calls in {n for n in (1, 2, 3, 7, 50, 99, 100) if n <= T}:
-        noise, asked = seeded_noise([0, 1]), []
+    for steps in {n for n in (1, 2, 3, 7, 50, 99, 100) if n <= T}:
+        noise, asked = place_noise([0, 1], 0, 0), []
 
         def model(x: Tensor, mu: Tensor, t: int, asked: list[int] = asked) -> Prediction:
             asked.append(t)
             return Prediction(X_0, epsilon_from_sample(schedule, x, X_0, mu, t))
 
-        x = sample(
-            sampler(name), schedule, model, MU, find_timestep_spacing(grid)(schedule, calls), noise
-        )
-        assert len(asked) == calls
+        times = TIMESTEP_SPACINGS.find(grid)(schedule, steps)
+        x = sample(make_sampler(name), Problem(schedule, model, MU, noise), times)
+        assert len(asked) == make_sampler(name).network_calls(steps)
         assert x.isfinite().all()
         if name not in ("sde", "ode"):
             # Right predictions end in the right image, in float32 and with steps that are small.
             assert relative_error(x, X_0) < 1e-4
 
 
-def test_restoring_calls_the_network_at_the_times_of_the_grid() -> None:
-    schedule, asked = make_noise_schedule(), []
-
-    class Network(torch.nn.Module):
-        def forward(self, x: Tensor, mu: Tensor, t: int, *embeddings: Tensor) -> Tensor:
-            asked.append(t)
-            return torch.zeros_like(x)
-
-    denoiser = Denoiser(Network(), schedule, prediction_type("sample"))
-    sampling = make_sampling("dpmpp_2m", eta=0, num_steps=5, timestep_spacing="log_snr")
-    embeddings = Embeddings(torch.zeros(2, 1), torch.zeros(2, 1))
-    restored = restore(denoiser, embeddings, MU.clamp(0, 1), sampling, [0, 1])
-    assert [*asked, 0] == TIMESTEP_SPACINGS["log_snr"](schedule, 5)
-    assert relative_error(restored, MU.clamp(0, 1)) < 1e-6
-
-
 def sample_at(times: list[int]) -> Callable[[], Tensor]:
     schedule = make_noise_schedule()
-    noise = seeded_noise([0, 1])
-    return lambda: sample(sampler("ode"), schedule, IMAGE.model(schedule), MU, times, noise)
+    noise = place_noise([0, 1], 0, 0)
+    return lambda: sample(
+        make_sampler("ode"), Problem(schedule, IMAGE.model(schedule), MU, noise), times
+    )
 
 
 @pytest.mark.parametrize("times", [[], [100], [99, 0], [100, 1], [0, 100]])
@@ -289,7 +275,10 @@ def test_times_that_do_not_fall_are_refused(times: list[int]) -> None:
 def test_times_below_the_clean_image_are_refused() -> None:
     schedule = make_noise_schedule()
     states = sample_states(
-        sampler("ode"), schedule, IMAGE.model(schedule), MU, MU, [100, -1], torch.zeros_like
+        make_sampler("ode"),
+        Problem(schedule, IMAGE.model(schedule), MU, torch.zeros_like),
+        MU,
+        [100, -1],
     )
     with pytest.raises(ValueError, match=r"within 0\.\.100"):
         next(states)
@@ -297,21 +286,21 @@ def test_times_below_the_clean_image_are_refused() -> None:
 
 def test_a_seed_is_needed_for_each_image() -> None:
     with pytest.raises(ValueError, match="3 seeds for a batch of 2 images"):
-        seeded_noise([1, 2, 3])(MU)
+        place_noise([1, 2, 3], 0, 0)(MU)
 
 
 def test_unknown_sampler_is_answered_with_the_choices() -> None:
     with pytest.raises(ValueError, match=r"'euler'.*sde, ode, posterior, ddim, dpmpp_2m"):
-        sampler("euler")
+        make_sampler("euler")
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1, math.nan])
 def test_eta_out_of_range_is_refused(eta: float) -> None:
     with pytest.raises(ValueError, match=rf"eta must be in 0\.\.1, got {eta}"):
-        sampler("ddim", eta)
+        make_sampler("ddim", eta)
 
 
 @pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"ddim"}))
 def test_eta_of_a_sampler_that_has_none_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name!r} has no eta, got 0.5"):
-        sampler(name, 0.5)
+        make_sampler(name, 0.5)

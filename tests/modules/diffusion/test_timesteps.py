@@ -9,7 +9,6 @@ import torch
 from modules.diffusion.schedule import NOISE_SCHEDULES, half_log_snr, make_noise_schedule
 from modules.diffusion.timesteps import (
     TIMESTEP_SPACINGS,
-    find_timestep_spacing,
     log_snr_timesteps,
     uniform_timesteps,
 )
@@ -22,9 +21,9 @@ schedules = pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
 @schedules
 def test_times_fall_strictly_from_the_first_to_the_last(schedule: str, name: str) -> None:
     for T in (1, 2, 3, 20, 99, 100):
-        schedule = make_noise_schedule(schedule, num_timesteps=T)
+        made = make_noise_schedule(schedule, num_timesteps=T)
         for calls in range(1, T + 1):
-            times = find_timestep_spacing(name)(schedule, calls)
+            times = TIMESTEP_SPACINGS.find(name)(made, calls)
             assert (times[0], times[-1], len(times)) == (T, 0, calls + 1)
             assert all(type(t) is int for t in times)
             assert all(t > s for t, s in itertools.pairwise(times))
@@ -65,9 +64,9 @@ def test_log_snr_times_of_the_recipe() -> None:
 @pytest.mark.parametrize("calls", [0, 101, -1])
 def test_a_number_of_calls_out_of_range_is_refused(calls: int, name: str) -> None:
     with pytest.raises(ValueError, match=f"1..100, got {calls}"):
-        find_timestep_spacing(name)(make_noise_schedule(), calls)
+        TIMESTEP_SPACINGS.find(name)(make_noise_schedule(), calls)
 
 
 def test_unknown_grid_is_answered_with_the_choices() -> None:
     with pytest.raises(ValueError, match=r"'karras'.*uniform, log_snr"):
-        find_timestep_spacing("karras")
+        TIMESTEP_SPACINGS.find("karras")

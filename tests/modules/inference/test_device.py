@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from modules.diffusion.prediction import from_epsilon
+from modules.diffusion.prediction import from_epsilon, from_sample
 from modules.inference import device as machine
 from modules.networks.unet import ConditionalUNet
-from pipeline.config import load_config
+from pipeline.compose import load_config
 from pipeline.training.trainer import precision_of
-from tests.restoring import tiny_denoiser
 
 CPU = torch.device("cpu")
 
@@ -27,19 +26,21 @@ def test_side_is_what_memory_asks_for(
     """A network of 32 channels takes 2048 bytes a pixel: 500 MB hold 0.7 * 244,140 of them."""
     monkeypatch.setattr(machine, "free_bytes", lambda device: megabytes * 10**6)
     network = ConditionalUNet(32, (1, 1), 32)
-    assert machine.auto_side(500, 600, network, CPU, torch.float32) == side
+    assert machine.auto_side(500, 600, network.bytes_per_pixel(torch.float32), CPU) == side
 
 
 def test_large_image_gets_tiles_of_the_usual_side(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "free_bytes", lambda device: 10**10)
     network = ConditionalUNet(32, (1, 1), 32)
-    assert machine.auto_side(4096, 4096, network, CPU, torch.float32) == machine.SIDE
-    assert machine.auto_side(1800, 1800, network, CPU, torch.float32) is None
+    assert (
+        machine.auto_side(4096, 4096, network.bytes_per_pixel(torch.float32), CPU) == machine.SIDE
+    )
+    assert machine.auto_side(1800, 1800, network.bytes_per_pixel(torch.float32), CPU) is None
 
 
 def test_shuffled_network_takes_less() -> None:
     plain, shuffled = (ConditionalUNet(32, (1, 1), 32, shuffle=n) for n in (1, 2))
-    first, second = (machine.bytes_per_pixel(n, torch.float32) for n in (plain, shuffled))
+    first, second = (n.bytes_per_pixel(torch.float32) for n in (plain, shuffled))
     assert first == 4 * second == 2048
 
 
@@ -70,12 +71,10 @@ def multiplies_bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 
 
 def test_automatic_precision_is_fast_where_that_is_safe(multiplies_bfloat16: bool) -> None:
-    data = tiny_denoiser()
     fast = torch.bfloat16 if multiplies_bfloat16 else torch.float32
-    assert machine.choose_dtype("auto", CPU, data) == fast
-    noise = data._replace(prediction_type=from_epsilon)
-    assert machine.choose_dtype("auto", CPU, noise) == torch.float32
-    assert machine.choose_dtype("bfloat16", CPU, noise) == torch.bfloat16
+    assert machine.choose_dtype("auto", CPU, from_sample) == fast
+    assert machine.choose_dtype("auto", CPU, from_epsilon) == torch.float32
+    assert machine.choose_dtype("bfloat16", CPU, from_epsilon) == torch.bfloat16
 
 
 def test_training_s_automatic_precision_is_what_the_hardware_multiplies(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modules.inference.noise import canvas_noise, noise_window
+from modules.inference.noise import noise_window, place_noise
 
 
 def test_windows_agree_where_they_overlap() -> None:
@@ -35,7 +35,7 @@ def test_it_is_standard_normal() -> None:
 
 
 def test_calls_count_the_draws() -> None:
-    noise = canvas_noise(5, 70, 30)
+    noise = place_noise([5], 70, 30)
     like = torch.zeros(1, 3, 20, 40, dtype=torch.float64)
     for draw in range(3):
         expected = noise_window(5, draw, 70, 30, (3, 20, 40))[None]
@@ -45,4 +45,4 @@ def test_calls_count_the_draws() -> None:
 
 def test_two_images_are_refused() -> None:
     with pytest.raises(ValueError, match="batch of 2"):
-        canvas_noise(0, 0, 0)(torch.zeros(2, 3, 8, 8))
+        place_noise([0], 0, 0)(torch.zeros(2, 3, 8, 8))

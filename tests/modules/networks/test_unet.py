@@ -413,7 +413,7 @@ def test_recomputed_activations_change_nothing() -> None:
     x_t, mu = torch.rand(2, 2, 3, 32, 32).unbind()
     contexts = torch.rand(2, 16), torch.rand(2, 16)
     results = []
-    for network.recompute in (False, True):
+    for network.gradient_checkpointing in (False, True):
         network.zero_grad()
         output = network(x_t, mu, 7, *contexts)
         output.square().mean().backward()

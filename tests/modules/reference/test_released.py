@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from datamodules.degradations import WORDS
 from modules.clip.daclip import build_daclip
-from modules.clip.preprocess import clip_view
+from modules.clip.preprocess import clip_preprocess
 from modules.reference.unet import convert_unet
-from pipeline.config import Config, ConfigError
+from pipeline.config import Config
 from pipeline.models.store import BadModel, load_controller, load_models, load_restorer
 from tests.evaluating import ARCHITECTURE, save_models, tiny_daclip
 from tests.golden_vectors import GOLDEN
@@ -22,8 +22,11 @@ from tests.released_files import (
     save_released_controller,
     save_released_restorer,
 )
+from tests.restoring import SAMPLER
 
 MakeConfig = Callable[..., Config]
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def test_released_controller_sees_what_the_network_saw(controller: Path) -> None
     assert found.words == WORDS
     images = torch.rand((2, 3, 40, 48), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = daclip(clip_view(images, daclip.image_size))
+        expected = daclip(clip_preprocess(images, daclip.image_size))
     for one, other in zip(found.embed(images), expected, strict=True):
         assert torch.equal(one, other)
 
@@ -67,9 +70,9 @@ def test_safetensors_of_the_reference_are_taken(restorer: Path, controller: Path
 
 
 def test_both_work_together(tiny_config: MakeConfig, controller: Path, restorer: Path) -> None:
-    models = load_models(tiny_config(), controller, restorer)
+    models = load_models(controller, restorer, SAMPLER, CPU)
     images = torch.rand((1, 3, 40, 48), generator=torch.Generator().manual_seed(0))
-    e = models.controller.embed(images)
+    e = models.encoder.embed(images)
     found = models.denoiser.network(images, images, 50, e.degradation, e.content)
     assert torch.equal(models.denoiser(images, images, 50, e).epsilon, found)
 
@@ -115,7 +118,7 @@ def test_widths_that_do_not_fit_are_refused(
     with pytest.raises(
         BadModel, match=r"takes embeddings of 32 numbers, and .*daclip\.pt gives 48"
     ):
-        load_models(tiny_config(), controller, restorer)
+        load_models(controller, restorer, SAMPLER, CPU)
 
 
 def test_ours_goes_with_its_own_controller_only(
@@ -123,14 +126,15 @@ def test_ours_goes_with_its_own_controller_only(
 ) -> None:
     config = tiny_config()
     own, restorer = save_models(config, tmp_path)
-    assert load_models(config, own, restorer).controller.words == ("hazy", "noisy", "rainy")
+    words = load_models(own, restorer, SAMPLER, CPU).encoder.words
+    assert words == ("hazy", "noisy", "rainy")
     with pytest.raises(BadModel, match=r"was trained with another controller than .*daclip\.pt"):
-        load_models(config, controller, restorer)
+        load_models(controller, restorer, SAMPLER, CPU)
 
 
 def test_more_calls_than_there_are_times_are_refused(
     tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
-    config = tiny_config("sampler.num_steps=101")
-    with pytest.raises(ConfigError, match=r"sampler\.num_steps=101: .* takes 1 to 100"):
-        load_models(config, *save_models(config, tmp_path))
+    files = save_models(tiny_config(), tmp_path)
+    with pytest.raises(BadModel, match=r"takes 1 to 100 steps an image, not num_steps=101"):
+        load_models(*files, SAMPLER | {"num_steps": 101}, CPU)

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from datamodules.degradations import WORDS
-from pipeline.app.examples import make_examples
-from pipeline.app.service import PREVIEW, Limits, Refused, Service, preview
-from pipeline.app.turns import Cancelled
+from pipeline.app.__main__ import make_examples
+from pipeline.app.service import PREVIEW, Cancelled, Limits, Refused, Service
 from pipeline.restore.api import Options
+from pipeline.restore.visualize import thumbnail
 from tests.conftest import photograph
 from tests.restoring import tiny_restorer
 
@@ -50,7 +50,7 @@ def test_result_is_in_full_and_as_the_restorer_makes_it(service: Service, tmp_pa
     assert np.array_equal(made.before, photograph(40, 50))
     assert np.array_equal(made.after, expected.image)
     assert made.file.name == "a b-restored.png" and made.degradation == expected.degradation
-    assert told == [(1, 3), (2, 3), (3, 3)] and made.told.startswith("3 network calls, ")
+    assert told == [(1, 3), (2, 3), (3, 3)] and made.summary.startswith("3 network calls, ")
 
 
 def test_sessions_are_apart_and_forgotten(service: Service, tmp_path: Path) -> None:
@@ -101,9 +101,9 @@ def test_work_that_takes_too_long_is_refused(tmp_path: Path) -> None:
 
 def test_large_files_and_photographs_are_refused(service: Service, tmp_path: Path) -> None:
     (tmp_path / "large.png").write_bytes(bytes(2_000_000))
-    with pytest.raises(Refused, match=r"^large.png has 2 MB; this page takes 1 MB"):
+    with pytest.raises(Refused, match=r"^large.png has 2 MB; this page accepts 1 MB"):
         service.open(tmp_path / "large.png")
-    with pytest.raises(Refused, match=r"^wide.png has 3 million pixels; this page takes 1"):
+    with pytest.raises(Refused, match=r"^wide.png has 3 million pixels; this page accepts 1"):
         service.open(save(tmp_path / "wide.png", 10, 300_000))
 
 
@@ -116,9 +116,9 @@ def test_what_is_refused_names_no_folder_of_the_machine(service: Service, tmp_pa
 
 
 def test_previews_are_small_and_eight_bit() -> None:
-    wide = preview(np.full((10, 4 * PREVIEW, 3), 65535, np.uint16))
+    wide = thumbnail(np.full((10, 4 * PREVIEW, 3), 65535, np.uint16), PREVIEW)
     assert wide.shape == (2, PREVIEW, 3) and wide.dtype == np.uint8 and (wide == 255).all()
-    assert np.array_equal(preview(photograph(30, 40)), photograph(30, 40))
+    assert np.array_equal(thumbnail(photograph(30, 40), PREVIEW), photograph(30, 40))
 
 
 def test_there_is_an_example_of_each_degradation(tmp_path: Path) -> None:

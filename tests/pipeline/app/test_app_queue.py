@@ -52,8 +52,8 @@ def test_queue_restores_and_cancelling_needs_no_queue(
 ) -> None:
     client = Client(page.local_url, download_files=tmp_path, verbose=False, analytics_enabled=False)
     photo = handle_file(save_image("a.png", 40, 48))
-    _, told, _, button = client.predict(photo, "auto", 1, 0, "auto", 1, api_name="/restore")
-    assert told.startswith("1 network call, ")
+    _, summary, _, button = client.predict(photo, "auto", 1, 0, "auto", 1, api_name="/restore")
+    assert summary.startswith("1 network call, ")
     assert Image.open(button["value"]).size == (48, 40)
     assert post(page, "cancel", []) == 200
 

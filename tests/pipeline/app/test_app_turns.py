@@ -13,9 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.app import service as service_module
-from pipeline.app.results import KEPT
-from pipeline.app.service import Limits, Refused, Result, Service
-from pipeline.app.turns import Cancelled
+from pipeline.app.service import KEPT, Cancelled, Limits, Refused, Result, Service
 from pipeline.restore.api import Options
 from tests.restoring import tiny_restorer
 
@@ -58,6 +56,12 @@ class Visitors:
         assert self._begun.wait(WAIT)
         return held
 
+    def wait_until(self, waiting: int) -> None:
+        deadline = time.monotonic() + WAIT
+        while self._service.waiting != waiting:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
     def ask(
         self, photo: Path, session: str, on_progress: Callable[[int, int], None] = nothing
     ) -> Future[Result]:
@@ -72,7 +76,7 @@ def visitors(service: Service) -> Iterator[Visitors]:
         found = Visitors(service, pool)
         yield found
         found.go.set()
-        service.cancel_all()
+        service.cancel()
 
 
 def test_cancelled_work_is_at_its_end_before_the_next_begins(
@@ -99,8 +103,8 @@ def test_cancelled_work_is_at_its_end_before_the_next_begins(
 def test_too_many_are_told_to_come_back(service: Service, photo: Path, visitors: Visitors) -> None:
     service.limits = Limits(waiting=2)
     asked = [visitors.hold(photo, "me"), *(visitors.ask(photo, who) for who in ("you", "she"))]
-    time.sleep(SOON)
-    with pytest.raises(Refused, match="Too many photographs wait"):
+    visitors.wait_until(2)
+    with pytest.raises(Refused, match="Too many photographs are waiting"):
         service.restore(photo, "he", Options(), nothing)
     visitors.go.set()
     assert len({each.result(WAIT).file for each in asked}) == 3
@@ -111,7 +115,7 @@ def test_who_waits_can_leave(
     service: Service, photo: Path, visitors: Visitors, end: Callable[[Service, str], None]
 ) -> None:
     mine, yours = visitors.hold(photo, "me"), visitors.ask(photo, "you")
-    time.sleep(SOON)
+    visitors.wait_until(1)
     end(service, "you")
     with pytest.raises(Cancelled):
         yours.result(WAIT)
@@ -124,8 +128,8 @@ def test_all_are_cancelled_at_work_and_waiting(
     service: Service, photo: Path, visitors: Visitors
 ) -> None:
     asked = [visitors.hold(photo, "me"), visitors.ask(photo, "you")]
-    time.sleep(SOON)
-    service.cancel_all()
+    visitors.wait_until(1)
+    service.cancel()
     visitors.go.set()
     for each in asked:
         with pytest.raises(Cancelled):
@@ -134,7 +138,7 @@ def test_all_are_cancelled_at_work_and_waiting(
 
 def test_old_work_of_a_session_does_not_cancel_its_new(photo: Path, visitors: Visitors) -> None:
     old, new = visitors.hold(photo, "me"), visitors.ask(photo, "me")
-    time.sleep(SOON)
+    visitors.wait_until(1)
     visitors.go.set()
     assert new.result(WAIT).file.exists()
     assert old.result(WAIT).file == new.result(WAIT).file
@@ -144,7 +148,7 @@ def test_both_works_of_a_session_are_cancelled(
     service: Service, photo: Path, visitors: Visitors
 ) -> None:
     asked = [visitors.hold(photo, "me"), visitors.ask(photo, "me")]
-    time.sleep(SOON)
+    visitors.wait_until(1)
     service.cancel("me")
     visitors.go.set()
     for each in asked:
@@ -200,9 +204,9 @@ def test_turn_is_free_after_what_fails(service: Service, photo: Path, tmp_path: 
 
 
 def test_old_results_are_swept_away(service: Service, photo: Path) -> None:
-    service.sweep()  # there is no folder yet
+    service.delete_old()  # there is no folder yet
     mine, yours = (service.restore(photo, who, Options(), nothing).file for who in ("me", "you"))
     for file, age in ((mine, KEPT + 60), (yours, KEPT - 60)):
         os.utime(file.parent, (time.time() - age,) * 2)
-    service.sweep()
+    service.delete_old()
     assert not mine.parent.exists() and yours.exists()

@@ -12,15 +12,15 @@ import torch
 from torch.nn.functional import normalize
 
 from datamodules.images import read_image
-from modules.clip.daclip import Embeddings
-from modules.clip.preprocess import clip_view
-from modules.inference.restore import restore
+from modules.clip.preprocess import clip_preprocess
+from modules.inference.restore import RestorationModel as Models
 from modules.networks.unet import ConditionalUNet
 from pipeline.config import Config, ConfigError
-from pipeline.evaluation.ablations import ABLATIONS, Seen, check_ablations
+from pipeline.evaluation.ablations import ABLATIONS, Given, check_ablations
+from pipeline.evaluation.data import read_sets
 from pipeline.evaluation.methods import Input, Loaded, Outputs, Restorations
-from pipeline.evaluation.sets import read_sets
-from pipeline.models.store import Models, load_models
+from pipeline.models.store import load_models
+from pipeline.sections import SamplerConfig
 from tests.evaluating import UNET, WORDS, save_models, save_outputs, save_pairs
 
 MakeConfig = Callable[..., Config]
@@ -29,7 +29,11 @@ MakeConfig = Callable[..., Config]
 @pytest.fixture
 def models(tiny_config: MakeConfig, tmp_path: Path) -> Models:
     config = tiny_config()
-    return load_models(config, *save_models(config, tmp_path))
+    return load_models(
+        *save_models(config, tmp_path),
+        config[SamplerConfig].model_dump(),
+        torch.device("cpu"),
+    )
 
 
 @pytest.fixture
@@ -40,10 +44,10 @@ def loaded(tmp_path: Path) -> Loaded:
     return Loaded(samples, degraded, clean)
 
 
-def seen(models: Models, loaded: Loaded) -> Seen:
+def seen(models: Models, loaded: Loaded) -> Given:
     assert loaded.clean is not None
-    embeddings = models.controller.embed(loaded.degraded.float() / 255)
-    return Seen([s.task for s in loaded.samples], loaded.clean.float() / 255, embeddings)
+    embeddings = models.embed(loaded.degraded)
+    return Given([s.task for s in loaded.samples], loaded.clean, embeddings)
 
 
 def test_input_is_the_degraded_image(loaded: Loaded) -> None:
@@ -132,20 +136,20 @@ def test_pixels_that_are_no_number_are_named(
 def test_ablations_replace_one_embedding_each(models: Models, loaded: Loaded) -> None:
     given = seen(models, loaded)
     same = given.embeddings
-    daclip = models.controller.daclip
-    _, true_word = ABLATIONS["true_word"](models, given)
+    daclip = models.encoder.daclip
+    true_word = ABLATIONS["true_word"](models.encoder, given)
     assert true_word.content is same.content
     text = daclip.encode_text(daclip.tokenize(["hazy", "rainy"]))
     assert torch.allclose(
         normalize(true_word.degradation, dim=-1), normalize(text, dim=-1), atol=1e-6
     )
     assert torch.allclose(true_word.degradation.norm(dim=-1), same.degradation.norm(dim=-1))
-    _, clean = ABLATIONS["clean_content"](models, given)
+    clean = ABLATIONS["clean_content"](models.encoder, given)
     assert clean.degradation is same.degradation
     assert given.clean is not None
-    own = daclip.clip.encode_image(clip_view(given.clean, daclip.image_size))
+    own = daclip.clip.encode_image(clip_preprocess(given.clean, daclip.image_size))
     assert torch.equal(clean.content, own)
-    assert not torch.allclose(own, daclip(clip_view(given.clean, daclip.image_size)).content)
+    assert not torch.allclose(own, daclip(clip_preprocess(given.clean, daclip.image_size)).content)
 
 
 @pytest.mark.parametrize(
@@ -155,11 +159,9 @@ def test_ablations_leave_one_embedding_out(
     models: Models, loaded: Loaded, name: str, left: str
 ) -> None:
     given = seen(models, loaded)
-    denoiser, embeddings = ABLATIONS[name](models, given)
-    mu = loaded.degraded.float() / 255
-    told = {"degradation": None, "content": None, left: getattr(given.embeddings, left)}
-    found = denoiser.network(mu + 0.1, mu, 50, embeddings.degradation, embeddings.content)
-    assert torch.equal(found, models.denoiser.network(mu + 0.1, mu, 50, **told))
+    conditions = ABLATIONS[name](models.encoder, given)
+    assert getattr(conditions, left) is getattr(given.embeddings, left)
+    assert conditions.count(None) == 1
 
 
 def test_every_ablation_changes_the_result(models: Models, loaded: Loaded, tmp_path: Path) -> None:
@@ -177,22 +179,10 @@ def test_clean_content_needs_clean_images(models: Models, loaded: Loaded, tmp_pa
     assert len(Restorations("true_word", models, tmp_path, 0)(loaded._replace(clean=None))) == 2
 
 
-def test_model_is_what_restore_does(models: Models, loaded: Loaded, tmp_path: Path) -> None:
-    from datamodules.sources.base import stable_seed
-
-    mu = loaded.degraded.float() / 255
-    embeddings: Embeddings = models.controller.embed(mu)
-    seeds = [stable_seed(0, s.task, s.name) for s in loaded.samples]
-    with torch.inference_mode():
-        expected = restore(models.denoiser, embeddings, mu, models.sampling, seeds)
-    found = torch.stack([o.image for o in Restorations("model", models, tmp_path, 0)(loaded)])
-    assert torch.equal(found, (expected * 255).round().to(torch.uint8))
-
-
 def test_unknown_or_idle_ablations_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"unknown 'no_prmpt'; there are no_prompt, no_content"):
         check_ablations(["no_prmpt"])
-    settings = {k: v for k, v in UNET.items() if k != "_target_"}
+    settings = {k: v for k, v in UNET.items() if k != "name"}
     network = ConditionalUNet(**settings, degradation_prompt=False)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="true_word would change nothing"):
         check_ablations(["no_content", "true_word"], network)

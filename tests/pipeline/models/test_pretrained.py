@@ -21,6 +21,7 @@ import torch
 
 from datamodules.files import file_hash
 from pipeline.config import Config
+from pipeline.models import hub as pretrained
 from pipeline.models.hub import (
     ABOUT,
     CONVERTED,
@@ -32,7 +33,6 @@ from pipeline.models.hub import (
 )
 from pipeline.models.publish import CARD, export, main, push
 from pipeline.models.store import BadModel, load_pair
-from pipeline.models import hub as pretrained
 from tests.evaluating import save_models
 from tests.released_files import save_released_controller, save_released_restorer
 
@@ -41,7 +41,7 @@ PAIR = RELEASED["universal-ir"]
 CODE = """
 import sys
 from pipeline.models.store import BadModel, load_pair
-from pipeline.pretrained import find_model
+from pipeline.models.hub import find_model
 try:
     found = find_model(sys.argv[1])
 except BadModel as error:
@@ -254,7 +254,7 @@ def test_damaged_settings_are_named(run: Path, tmp_path: Path, about: str | None
     export(run, tmp_path / "model")
     path = tmp_path / "model" / ABOUT
     path.unlink() if about is None else path.write_text(about)
-    with pytest.raises(BadModel, match=f"{ABOUT} .*get it anew"):
+    with pytest.raises(BadModel, match=f"{ABOUT} .*export or download the model again"):
         find_model(tmp_path / "model")
 
 

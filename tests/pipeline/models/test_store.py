@@ -44,7 +44,7 @@ def test_own_network_is_built() -> None:
     ],
 )
 def test_anything_else_is_refused(target: str) -> None:
-    with pytest.raises(BadModel, match="is no network class"):
+    with pytest.raises(BadModel, match="is none of unet"):
         build_network({"_target_": target})
 
 

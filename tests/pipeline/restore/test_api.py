@@ -14,8 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.restore.api import Progress, Restorer
-from pipeline.restore.canvas import deviation
+from pipeline.restore.api import Progress, Restorer, deviation
 from tests.conftest import photograph
 from tests.restoring import WORDS, gradient, tiny_denoiser, tiny_restorer
 
@@ -202,7 +201,7 @@ def test_what_progress_raises_ends_it(restorer: Restorer) -> None:
 
 def test_no_float_image_larger_than_a_tile_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     restorer = tiny_restorer()
-    network = restorer._denoiser.network
+    network = restorer.model.denoiser.network
     taken = []
     network.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0].shape))
     floats = []
@@ -282,7 +281,7 @@ def test_devices_and_precisions_there_are_not_are_refused(changes: dict[str, str
 
 def test_network_that_makes_nan_is_named() -> None:
     restorer = tiny_restorer()
-    restorer._denoiser.network.head.bias.fill_(math.nan)
+    restorer.model.denoiser.network.head.bias.fill_(math.nan)
     with pytest.raises(ValueError, match="not finite"):
         restorer(photograph(20, 20))
 

@@ -69,7 +69,7 @@ def standard_input(*names: object) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
 
 
-def test_name_too_long_for_its_sheet_is_that_photograph_s_fault(
+def test_name_too_long_for_its_figure_is_that_photograph_s_fault(
     restore: Callable[..., int], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     long = photos / f"{'x' * 245}.png"
@@ -115,15 +115,15 @@ def test_what_is_done_is_not_done_again(
     restore(photos)
     before = (tmp_path / "out" / "a.png").stat().st_mtime_ns
     assert restore(photos) == 0
-    assert "2 photographs, 2 of them done already" in capsys.readouterr().out
+    assert "2 photographs, 2 already done" in capsys.readouterr().out
     assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == before
     Image.fromarray(photograph(37, 51, 7)).save(photos / "a.png")
     assert restore(photos) == 0
-    assert "1 of them done already" in capsys.readouterr().out
+    assert "1 already done" in capsys.readouterr().out
     assert restore(photos, "--seed", 1) == 0
-    assert "done already" not in capsys.readouterr().out
+    assert "already done" not in capsys.readouterr().out
     assert restore(photos, "--seed", 1, "--overwrite") == 0
-    assert "done already" not in capsys.readouterr().out
+    assert "already done" not in capsys.readouterr().out
 
 
 def test_files_of_others_are_not_written_over(
@@ -132,7 +132,7 @@ def test_files_of_others_are_not_written_over(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png").write_bytes(b"mine")
     assert restore(photos) == 1
-    assert "a.png is there and was not made by this command" in capsys.readouterr().err
+    assert "a.png already exists and was not made by this command" in capsys.readouterr().err
     assert (tmp_path / "out" / "a.png").read_bytes() == b"mine"
     assert restore(photos, "--overwrite") == 0
     assert pixels(tmp_path / "out" / "a.png").shape == (37, 51, 3)
@@ -146,15 +146,15 @@ def test_dry_run_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_sheets_candidates_and_strength(
+def test_figures_candidates_and_strength(
     restore: Callable[..., int], photos: Path, tmp_path: Path
 ) -> None:
     extra = ["--compare", "--save-steps", "--candidates", 3, "--steps", 3]
     assert restore(photos / "a.png", *extra) == 0
     out = tmp_path / "out"
     names = {"a.png", "a-2.png", "a-3.png"}
-    sheets = {f"a.png.{kind}.png" for kind in ("compare", "steps", "uncertainty")}
-    assert written(out) == names | sheets
+    figures = {f"a.png.{kind}.png" for kind in ("compare", "steps", "uncertainty")}
+    assert written(out) == names | figures
     assert not np.array_equal(pixels(out / "a.png"), pixels(out / "a-2.png"))
     assert pixels(out / "a.png.uncertainty.png").shape == (37, 51, 3)
     steps = pixels(out / "a.png.steps.png")
@@ -229,7 +229,7 @@ def test_bad_photographs_are_named_and_the_rest_go_on(
         assert re.search(f"error: .*{name}: ", said.out)
     assert "4 of 8 photographs were not restored" in said.err
     assert restore(photos, "--steps", 1) == 1  # the bad ones only
-    assert "8 photographs, 4 of them done already" in capsys.readouterr().out
+    assert "8 photographs, 4 already done" in capsys.readouterr().out
 
 
 def test_broken_record_counts_for_nothing(
@@ -243,7 +243,7 @@ def test_broken_record_counts_for_nothing(
     assert restore(photos, "--overwrite") == 0
     capsys.readouterr()
     assert restore(photos) == 0
-    assert "2 of them done already" in capsys.readouterr().out
+    assert "2 already done" in capsys.readouterr().out
 
 
 def test_photographs_are_shared_out_to_devices(
@@ -269,7 +269,7 @@ def test_too_little_memory_is_the_photographs_fault(
     assert restore(photos) == 1
     said = capsys.readouterr()
     assert "2 of 2 photographs were not restored" in said.err
-    assert "a.png: takes more memory than there is; give --tile 256" in said.out
+    assert "a.png: out of memory; try --tile 256" in said.out
 
 
 def fault(*arguments: object, **options: object) -> None:
@@ -338,7 +338,7 @@ def test_interrupt_leaves_what_is_done_and_goes_on(
     assert not [name for name in written(tmp_path / "out") if name.endswith(".part")]
     assert "z large.png" not in written(tmp_path / "out")
     done = process(photos / "a.png", *arguments[1:])
-    assert "1 photograph, 1 of them done already" in done.communicate()[0]
+    assert "1 photograph, 1 already done" in done.communicate()[0]
 
 
 def living() -> dict[int, int]:
@@ -383,7 +383,7 @@ WRITER = """
 import signal, sys, time
 from pathlib import Path
 from datamodules.files import atomic_write
-from pipeline.restoration.work import _leave
+from pipeline.restore.runner import exit_on_signal
 
 class Slow(type(Path())):
     def with_name(self, name):
@@ -394,7 +394,7 @@ class Slow(type(Path())):
         super().unlink(missing_ok)
 
 for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, _leave)
+    signal.signal(number, exit_on_signal)
 try:
     with atomic_write(Slow(sys.argv[1])) as file:
         print("writing", flush=True)
@@ -472,10 +472,10 @@ def test_pattern_and_names_from_stdin_pass_over_what_was_made(
         monkeypatch.setattr(sys, "stdin", standard_input(*sorted(Path().rglob("*.png"))))
         assert restore("-") == 0
     assert written(tmp_path / "out") == {"a.png"}
-    assert capsys.readouterr().out.count("1 of them done already") == 3
+    assert capsys.readouterr().out.count("1 already done") == 3
 
 
-def test_candidates_and_sheets_overwrite_no_other_photograph(
+def test_candidates_and_figures_overwrite_no_other_photograph(
     restore: Callable[..., int], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(photograph(37, 51, 2)).save(photos / "a-2.png")
@@ -485,18 +485,18 @@ def test_candidates_and_sheets_overwrite_no_other_photograph(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png.compare.png").write_text("mine")
     assert restore(photos / "a.png", "--compare") == 1
-    assert "a.png.compare.png is there and was not made by this" in capsys.readouterr().err
+    assert "a.png.compare.png already exists and was not made by this" in capsys.readouterr().err
     assert (tmp_path / "out" / "a.png.compare.png").read_text() == "mine"
 
 
-def test_run_that_ended_between_a_photograph_and_its_sheet_goes_on(
+def test_run_that_ended_between_a_photograph_and_its_figure_goes_on(
     restore: Callable[..., int], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:
         raise OSError("no space")
 
     with monkeypatch.context() as broken:
-        broken.setattr(work, "compare_sheet", fail)
+        broken.setattr(work, "comparison", fail)
         assert restore(photos, "--compare") == 1
     assert written(tmp_path / "out") == {"a.png", "sub/b ü.jpg"}
     assert restore(photos, "--compare") == 0
@@ -512,7 +512,7 @@ def test_line_of_the_record_that_was_cut_off_spoils_no_other(
     assert restore(photos / "sub") == 0
     capsys.readouterr()
     assert restore(photos / "a.png", photos / "sub") == 0
-    assert "2 of them done already" in capsys.readouterr().out
+    assert "2 already done" in capsys.readouterr().out
 
 
 def test_memory_that_torch_lacks_is_the_photographs_fault(
@@ -559,7 +559,7 @@ def test_another_model_in_the_same_folder_restores_again(
     os.utime(model / RESTORER, (1, 1))
     capsys.readouterr()
     assert restore(photos) == 0
-    assert "done already" not in capsys.readouterr().out
+    assert "already done" not in capsys.readouterr().out
 
 
 def test_names_that_are_not_there_are_told_and_the_rest_go_on(
@@ -599,7 +599,7 @@ def test_list_of_all_files_passes_over_what_was_made_wherever_it_lies(
         monkeypatch.setattr(sys, "stdin", standard_input(".", *names))
         given = ["-", "-o", "../in/restored", "-m", str(model), "--steps", "1", "--device", "cpu"]
         assert main(given) == 0
-    assert "2 photographs, 2 of them done already" in capsys.readouterr().out
+    assert "2 photographs, 2 already done" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")

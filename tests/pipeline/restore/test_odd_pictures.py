@@ -152,11 +152,11 @@ def test_damaged_header_is_named_whatever_pillow_raises(
 def test_wide_picture_is_tiled_in_training_and_whole_in_validation(tmp_path: Path) -> None:
     image = Image.fromarray(photograph(40, 20_000))
     save_pair(tmp_path / "pairs", "wide.png", image, image)
-    tiles = made(tmp_path / "pairs", tmp_path / "shards", tile=512)
+    tiles = made(tmp_path / "pairs", tmp_path / "shards", tile_size=512)
     assert len(tiles) == 40  # of 500
     together = np.concatenate([tile.lq for tile in tiles], axis=1)
     assert np.array_equal(together, np.asarray(image))
-    (whole,) = made(tmp_path / "pairs", tmp_path / "shards", "val", tile=512)
+    (whole,) = made(tmp_path / "pairs", tmp_path / "shards", "val", tile_size=512)
     assert whole.lq.shape == (40, 20_000, 3)
 
 
@@ -241,7 +241,7 @@ def test_tall_and_tiny_pictures_are_kept(tmp_path: Path) -> None:
         Made("train", ("rainy",), "dot", height=1, width=1),
         *many("val", "rainy", 1),
     ]
-    write(tmp_path, samples, tile=64)
+    write(tmp_path, samples, tile_size=64)
     sizes = [load_whole(a).lq.shape[:2] for a in ShardSet(tmp_path, "train").all()]
     assert sum(height for height, _ in sizes[:-1]) == 700
     assert all(height <= 64 and width == 3 for height, width in sizes[:-1])

@@ -8,7 +8,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from modules.clip.daclip import Embeddings
 from modules.clip.encoder import DaClipEncoder
-from pipeline.restore.prompt import parse_choice, steer
+from pipeline.restore.prompt import parse_choice, prompt_embeddings
 from tests.restoring import WORDS, tiny_controller
 
 
@@ -73,14 +73,14 @@ def test_other_choices_are_refused(text: str, message: str) -> None:
 
 
 def test_auto_leaves_what_is_seen(controller: DaClipEncoder, seen: Embeddings) -> None:
-    assert steer(controller, seen, {"auto": 1.0}) is seen
+    assert prompt_embeddings(controller, seen, {"auto": 1.0}) is seen
 
 
 @pytest.mark.parametrize("text", ["rainy", "an old print"])
 def test_text_gives_the_direction_and_the_image_the_length(
     controller: DaClipEncoder, seen: Embeddings, text: str
 ) -> None:
-    told = steer(controller, seen, {text: 1.0})
+    told = prompt_embeddings(controller, seen, {text: 1.0})
     tokens = controller.daclip.tokenize([text])
     expected = controller.daclip.encode_text(tokens)
     assert torch.equal(told.content, seen.content)
@@ -89,7 +89,7 @@ def test_text_gives_the_direction_and_the_image_the_length(
 
 
 def test_mixes_are_weighted_sums_of_directions(controller: DaClipEncoder, seen: Embeddings) -> None:
-    told = steer(controller, seen, {"noisy": 0.25, "auto": 0.25, "rainy": 0.5})
+    told = prompt_embeddings(controller, seen, {"noisy": 0.25, "auto": 0.25, "rainy": 0.5})
     noisy, rainy = controller.embed_texts(["noisy", "rainy"])
     own = normalize(seen.degradation[0], dim=0)
     expected = 0.25 * noisy + 0.25 * own + 0.5 * rainy

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from datamodules.images import read_image
-from modules.metrics.weight_files import NIQE_URL, hub_path
-from pipeline.chain import EVALUATION
+from modules.metrics.niqe import WEIGHTS
 from pipeline.config import Config, ConfigError
+from pipeline.evaluation.data import BadOutputs
 from pipeline.evaluation.methods import Restorations
-from pipeline.evaluation.outputs import BadOutputs
 from pipeline.stage import run_stage
+from pipeline.stages.evaluate import STAGE as EVALUATION
 from tests.conftest import TINY_RUN
 from tests.evaluating import save_models, save_outputs, save_pairs
 from tests.samples import many, write
@@ -234,10 +234,14 @@ def test_bad_outputs_stop_before_anything_is_scored(
         (["evaluate.methods={model: x}"], ConfigError, "model is a name of ours"),
         (["evaluate.model=false"], ConfigError, "nothing to evaluate"),
         (["evaluate.ablations=[prompt]"], ConfigError, "unknown 'prompt'; there are no_prompt"),
-        (["evaluate.data=[a, b]"], ConfigError, "evaluate.data=.*give a folder, or {NAME"),
+        (["evaluate.data=[a, b]"], ConfigError, "evaluate.data.*should be a valid"),
         (["evaluate.data=gone"], FileNotFoundError, "evaluate.data: no folder gone"),
         (["evaluate.restorer=gone.pth"], FileNotFoundError, "no gone.pth"),
-        (["sampler.num_steps=101"], ConfigError, "sampler.num_steps=101: .* 1 to 100"),
+        (
+            ["sampler.num_steps=101"],
+            ConfigError,
+            "takes 1 to 100 steps an image, not num_steps=101",
+        ),
         (["sampler.name=euler"], ValueError, "unknown sampler 'euler'"),
     ],
 )
@@ -317,7 +321,7 @@ def test_scores_depend_on_weights_of_metrics_and_not_on_speed(
     first = record.read_text()
     evaluate("evaluate.batch_size=3", "evaluate.gallery_per_task=1")
     assert record.read_text() == first
-    weights = hub_path(NIQE_URL)
+    weights = WEIGHTS.path
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"damaged, but there")
     evaluate()

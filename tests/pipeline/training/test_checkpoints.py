@@ -103,6 +103,30 @@ def test_best_stays_the_best_after_a_kill_and_in_another_folder(tmp_path: Path) 
     assert module.weight == 2
 
 
+def test_checkpoints_made_under_the_former_names_go_on(tmp_path: Path) -> None:
+    scores = {1: 1.0, 2: 5.0, 3: 3.0, 4: 4.0}
+    with pytest.raises(RuntimeError, match="killed"):
+        train(tmp_path, Scored(scores, dies_after=2))
+    for path in tmp_path.iterdir():
+        saved = torch.load(path, weights_only=True)
+        saved["callbacks"] = {
+            key.replace("BestCheckpoint", "KeepBest").replace("StepCheckpoint", "AfterSteps"): state
+            for key, state in saved["callbacks"].items()
+        }
+        torch.save(saved | {"MixedData": {"draws": 2}}, path)
+    loaded = AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
+    assert loaded["RestorationDataModule"] == {"draws": 2} and "MixedData" not in loaded
+    assert {key.partition("{")[0] for key in loaded["callbacks"]} == {
+        "BestCheckpoint",
+        "StepCheckpoint",
+    }
+    module = Scored(scores)
+    train(tmp_path, module)
+    assert module.weight == 4
+    load_best(tmp_path, module)
+    assert module.weight == 2
+
+
 def test_checkpoint_is_not_saved_again_amid_the_batches_of_the_next_step(tmp_path: Path) -> None:
     scores = {1: 1.0, 2: 2.0, 3: 3.0}
     with pytest.raises(RuntimeError, match="killed"):

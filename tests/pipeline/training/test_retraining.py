@@ -9,7 +9,7 @@ import pytest
 
 from datamodules.degradations import WORDS
 from pipeline.chain import STAGES
-from pipeline.config import load_config
+from pipeline.compose import load_config
 from pipeline.stage import run_stage
 
 TAUGHT = ("low-light", "noisy")

@@ -139,7 +139,7 @@ def test_other_ranks_are_ended_where_the_first_one_fails() -> None:
     code = """
 import atexit, subprocess, sys
 from types import SimpleNamespace
-from pipeline.training import _end_ranks
+from pipeline.training.trainer import _end_ranks
 rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
 launcher = SimpleNamespace(procs=[rank])
 atexit.register(_end_ranks, SimpleNamespace(strategy=SimpleNamespace(launcher=launcher)))

@@ -8,15 +8,12 @@ from torch import nn
 
 from modules.clip.daclip import build_daclip
 from modules.clip.encoder import DaClipEncoder
-from modules.clip.preprocess import clip_view
+from modules.clip.preprocess import clip_preprocess
 from modules.diffusion.losses import LOSSES
-from modules.diffusion.prediction import prediction_type
-from modules.diffusion.samplers import sampler
+from modules.diffusion.prediction import PREDICTION_TYPES
 from modules.diffusion.schedule import make_noise_schedule
 from modules.diffusion.sde import diffuse
 from modules.diffusion.timesteps import sample_timesteps
-from modules.inference.restore import Denoiser, Sampling, restore
-from modules.networks.unet import ConditionalUNet
 from pipeline.training.draws import draw_generators, draw_noise
 from pipeline.training.optim import decay_groups, warmup_cosine
 
@@ -31,13 +28,6 @@ TINY_CLIP = {
 def controller() -> DaClipEncoder:
     torch.manual_seed(0)
     return DaClipEncoder(build_daclip(TINY_CLIP), ["hazy", "rainy", "snowy"])
-
-
-@pytest.fixture(scope="module")
-def denoiser() -> Denoiser:
-    torch.manual_seed(0)
-    network = ConditionalUNet(width=32, multipliers=(1, 1), context_dim=32).eval()
-    return Denoiser(network, make_noise_schedule(), prediction_type("sample"))
 
 
 def test_schedule_rises_then_falls_to_its_floor() -> None:
@@ -69,21 +59,6 @@ def test_randomness_of_a_draw_depends_on_seed_and_draw_alone() -> None:
     assert len({*together, *numbers(1, 5, 6, 7)}) == 6
 
 
-def test_image_is_restored_alike_alone_and_in_a_batch(
-    controller: DaClipEncoder, denoiser: Denoiser
-) -> None:
-    degraded = torch.rand(3, 3, 40, 48, generator=torch.Generator().manual_seed(1))
-    sampling = Sampling(sampler("posterior"), num_steps=3)
-    with torch.inference_mode():
-        batch = restore(denoiser, controller.embed(degraded), degraded, sampling, [7, 8, 9])
-        alone = restore(denoiser, controller.embed(degraded[1:2]), degraded[1:2], sampling, [8])
-        other = restore(denoiser, controller.embed(degraded[1:2]), degraded[1:2], sampling, [9])
-    torch.testing.assert_close(alone, batch[1:2], rtol=0, atol=1e-5)
-    assert not torch.equal(alone, other)
-    assert batch.min() >= 0
-    assert batch.max() <= 1
-
-
 def test_probabilities_follow_the_nearest_word(controller: DaClipEncoder) -> None:
     embeddings = controller.embed(torch.rand(2, 3, 40, 40))
     like_rainy = embeddings._replace(degradation=controller._texts[[1, 1]] * 5)
@@ -107,7 +82,14 @@ def test_losses_prefer_the_right_prediction(target: str) -> None:
     ]
     losses = {
         name: [
-            loss(schedule, prediction_type(target)(schedule, output, x_t, mu, t), x_t, x_0, mu, t)
+            loss(
+                schedule,
+                PREDICTION_TYPES.find(target)(schedule, output, x_t, mu, t),
+                x_t,
+                x_0,
+                mu,
+                t,
+            )
             for output in (right, right + 1)
         ]
         for name, loss in LOSSES.items()
@@ -139,7 +121,7 @@ def test_an_image_looked_at_in_windows_has_the_mean_of_their_embeddings() -> Non
     for part, each in zip(controller.embed(images), zip(*alone, strict=True), strict=True):
         assert torch.allclose(part, torch.stack(each).mean(dim=0), atol=1e-6)
     clean = controller.embed_clean(images)
-    views = [clip_view(corner, 32) for corner in corners]
+    views = [clip_preprocess(corner, 32) for corner in corners]
     each = torch.stack([controller.daclip.encode_clean(view) for view in views])
     assert torch.allclose(clean, each.mean(dim=0), atol=1e-6)
 

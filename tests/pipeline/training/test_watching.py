@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from dataclasses import replace
 from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
@@ -10,27 +11,33 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from modules.clip.daclip import build_daclip
 from modules.clip.encoder import DaClipEncoder
 from modules.diffusion.losses import LOSSES
-from modules.diffusion.prediction import Prediction, prediction_type
-from modules.diffusion.samplers import sampler
+from modules.diffusion.prediction import PREDICTION_TYPES, Prediction
+from modules.diffusion.samplers import make_sampler
 from modules.diffusion.schedule import NoiseSchedule, make_noise_schedule
 from modules.inference.restore import Denoiser, Sampling
-from modules.metrics.group_mean import GroupMean, bucket_of, by_group, time_buckets
-from modules.metrics.scores import SCORES, psnr, ssim
 from modules.networks.unet import ConditionalUNet
+from pipeline.evaluation.scoring import validation_metrics
 from pipeline.training import callbacks
-from pipeline.training.callbacks import DataClock, Throughput
+from pipeline.training.callbacks import Throughput
 from pipeline.training.daclip_module import DaClipModule
-from pipeline.training.draws import random_patches
+from pipeline.training.draws import random_crops
+from pipeline.training.group_mean import GroupMean, bucket_of, by_group, time_buckets
 from pipeline.training.loggers import WandbMetrics
 from pipeline.training.restorer_module import RestorerModule
+from pipeline.training.sections import ControllerConfig, RestorerConfig
+from tests.conftest import section
 from tests.pipeline.training.test_training import TINY_CLIP
 
 WORDS = ("hazy", "rainy", "snowy")
+SETTINGS = section(
+    RestorerConfig,
+    loss="matching", timestep_power=0.0, patch_size=40, context_size=None, text_prompt_prob=0.0,
+    swapped_prompt_prob=0.0,
+)  # fmt: skip
 Fake = namedtuple("Fake", "lq gt size caption degradation number valid key")
 
 
@@ -86,28 +93,16 @@ def test_times_fall_in_the_bucket_that_names_them(T: int) -> None:
     assert sizes.max() - sizes.min() <= 1
 
 
-def test_scores_are_those_of_scikit_image() -> None:
-    images, clean = torch.rand(2, 2, 3, 24, 20, generator=torch.Generator().manual_seed(0))
-    for i in range(2):
-        x, y = images[i].numpy(), clean[i].numpy()
-        assert psnr(images, clean)[i] == pytest.approx(peak_signal_noise_ratio(y, x), abs=1e-4)
-        expected = structural_similarity(
-            x, y, win_size=11, gaussian_weights=True, sigma=1.5, channel_axis=0, data_range=1.0,
-            use_sample_covariance=False, full=True,
-        )[1][:, 5:-5, 5:-5].mean()  # fmt: skip
-        assert ssim(images, clean)[i] == pytest.approx(expected, abs=1e-6)
-
-
 @pytest.fixture
 def restorer() -> RestorerModule:
     torch.manual_seed(0)
     network = ConditionalUNet(width=32, multipliers=(1, 1), context_dim=32)
     controller = DaClipEncoder(build_daclip(TINY_CLIP), WORDS)
-    denoiser = Denoiser(network, make_noise_schedule(), prediction_type("sample"))
-    sampling = Sampling(sampler("posterior"), num_steps=1)
+    denoiser = Denoiser(network, make_noise_schedule(), PREDICTION_TYPES.find("sample"))
+    sampling = Sampling(make_sampler("posterior"), num_steps=1)
     module = RestorerModule(
-        denoiser, controller, "matching", lambda groups: None, lambda step: 1.0, sampling,  # type: ignore[arg-type,return-value]
-        SCORES, WORDS, seed=0,
+        denoiser, controller, SETTINGS, lambda groups: None, lambda step: 1.0, sampling,  # type: ignore[arg-type,return-value]
+        validation_metrics(torch.device("cpu")), WORDS, seed=0,
     )  # fmt: skip
     module.logged = {}  # type: ignore[assignment]
     module.log = lambda name, value, **how: module.logged.update({name: value})  # type: ignore[assignment]
@@ -145,10 +140,10 @@ def test_losses_of_single_images_average_to_that_of_the_batch(
 
 def test_controller_sees_more_than_the_patch_that_is_trained_on(restorer: RestorerModule) -> None:
     seen: list[torch.Tensor] = []
-    embed = restorer._controller.embed
-    restorer._controller.embed = lambda mu: (seen.append(mu), embed(mu))[1]  # type: ignore[method-assign,func-returns-value]
+    embed = restorer._encoder.embed
+    restorer._encoder.embed = lambda mu: (seen.append(mu), embed(mu))[1]  # type: ignore[method-assign,func-returns-value]
     restorer.network.register_forward_hook(lambda network, args, F: seen.append(args[1]))
-    restorer._patch = 24
+    restorer._settings = replace(SETTINGS, patch_size=24, context_size=40)
     samples = batch("hazy", "rainy")
     restorer.training_step(samples, 0)
     whole, patch = seen
@@ -163,18 +158,19 @@ def test_a_share_of_the_images_is_told_by_words_or_by_others(
     samples = batch(*["hazy", "snowy"] * 20)
     conditions: list[torch.Tensor] = []
     restorer.network.register_forward_hook(lambda network, args, F: conditions.append(args[3]))
-    for restorer._told in ((0.0, 0.0), told):
+    for text, swapped in ((0.0, 0.0), told):
+        restorer._settings = replace(SETTINGS, text_prompt_prob=text, swapped_prompt_prob=swapped)
         restorer.training_step(samples, 0)
     seen, mixed = conditions
     changed = (seen != mixed).any(dim=1)
     assert 10 <= changed.sum() <= 30
-    texts = restorer._controller.embed_texts(samples.degradation) * seen.norm(dim=1, keepdim=True)
+    texts = restorer._encoder.embed_texts(samples.degradation) * seen.norm(dim=1, keepdim=True)
     expected = texts if told[0] else seen.roll(1, 0)
     torch.testing.assert_close(mixed[changed], expected[changed])
 
 
 def test_word_that_the_controller_does_not_know_is_named(restorer: RestorerModule) -> None:
-    restorer._told = (1.0, 0.0)
+    restorer._settings = replace(SETTINGS, text_prompt_prob=1.0)
     with pytest.raises(ValueError, match="does not know foggy, but hazy, rainy, snowy"):
         restorer.training_step(batch("hazy", "foggy"), 0)
 
@@ -184,7 +180,7 @@ def test_patches_of_both_images_lie_in_the_same_place() -> None:
     places = set()
     for draw in range(200):
         generators = [torch.Generator().manual_seed(2 * draw + i) for i in range(2)]
-        patches, same = random_patches(24, generators, images, -images)
+        patches, same = random_crops(24, generators, images, -images)
         assert torch.equal(patches, -same)
         assert patches.shape == (2, 3, 24, 24)
         place = int(patches[0, 0, 0, 0])
@@ -200,38 +196,31 @@ def test_validation_scores_tasks_and_leaves_padding_out(restorer: RestorerModule
     restored = restorer.validation_step(samples, 0)
     restorer.on_validation_epoch_end()
     logged = restorer.logged
-    clean, degraded = samples.gt.float() / 255, samples.lq.float() / 255
-    for key, images in (("val_psnr", restored), ("val_psnr_degraded", degraded)):
-        each = psnr(images, clean)
+    metrics = validation_metrics(torch.device("cpu"))
+    for key, images in (("val_psnr", restored), ("val_psnr_degraded", samples.lq)):
+        each = metrics["psnr"](images, samples.gt)
         assert logged[key] == pytest.approx(each[:3].mean().item())
         assert logged[f"{key}/hazy"] == pytest.approx(each[0].item())
         assert logged[f"{key}/rainy"] == pytest.approx(each[1:3].mean().item())
         assert f"{key}/snowy" not in logged
-    assert logged["val_ssim/hazy"] == pytest.approx(ssim(restored, clean)[0].item())
+    assert logged["val_ssim/hazy"] == pytest.approx(metrics["ssim"](restored, samples.gt)[0].item())
     assert restorer.restored.counts.sum() == 0
 
 
-@pytest.mark.parametrize(("target", "exact"), [("epsilon", True), ("sample", False)])
-def test_a_network_that_predicts_noise_is_validated_in_float32(
-    restorer: RestorerModule, target: str, exact: bool
-) -> None:
-    """As it is used: near T its errors are amplified two hundred times."""
-    restorer._denoiser = restorer._denoiser._replace(prediction_type=prediction_type(target))
+def test_validation_restores_as_in_use_whatever_precision_trains(restorer: RestorerModule) -> None:
     samples = batch("hazy", "rainy")
     whole = restorer.validation_step(samples, 0)
     with torch.autocast("cpu", torch.bfloat16):
-        found = restorer.validation_step(samples, 0)
-    assert torch.equal(found, whole) == exact
+        assert torch.equal(restorer.validation_step(samples, 0), whole)
 
 
 def controller(words: tuple[str, ...] = WORDS) -> DaClipModule:
     return DaClipModule(
         build_daclip(TINY_CLIP),
+        section(ControllerConfig, degradation_targets="identity", crop_scale=[0.9, 1.0]),
         words,
         lambda groups: torch.optim.SGD(groups, lr=0.0),  # type: ignore[arg-type]
         lambda step: 1.0,
-        "identity",
-        (0.9, 1.0),
         seed=0,
     )
 
@@ -378,7 +367,7 @@ def test_speed_by_the_trainers_own_loop(monkeypatch: pytest.MonkeyPatch, tmp_pat
     kept: list[Any] = []
     speed = Throughput()
     trainer = Trainer(
-        max_steps=5, accelerator="cpu", logger=Keep(), profiler=speed.clock, log_every_n_steps=2,
+        max_steps=5, accelerator="cpu", logger=Keep(), log_every_n_steps=2,
         callbacks=[speed], enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, val_check_interval=1, num_sanity_val_steps=0,
         default_root_dir=tmp_path,
@@ -397,9 +386,14 @@ def test_speed_by_the_trainers_own_loop(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert "gpu_peak_gb" not in values
 
 
-def test_clock_minds_two_actions_only() -> None:
-    clock = DataClock()
-    for action in (clock.WAIT, clock.WORK, "backward"):
-        clock.start(action)
-        clock.stop(action)
-    assert len(clock.seconds) == 2
+def test_speed_is_not_logged_where_no_time_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    speed, logged = Throughput(), list[Any]()
+    logger = SimpleNamespace(log_metrics=lambda *row: logged.append(row))
+    trainer: Any = SimpleNamespace(
+        world_size=1, log_every_n_steps=1, global_step=1, loggers=[logger]
+    )
+    module: Any = SimpleNamespace(device=torch.device("cpu"))
+    samples: Any = SimpleNamespace(key=["a"])
+    speed.on_train_batch_end(trainer, module, None, samples, 0)
+    assert logged == []

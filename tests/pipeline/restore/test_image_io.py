@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 import re
 import struct
 import zlib
@@ -18,8 +19,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from datamodules.images import BadImage
-from pipeline.restore.encoding import check_fits, encode_photograph
-from pipeline.restore.photographs import FORMATS, read_photograph
+from pipeline.restore.image_io import FORMATS, check_fits, encode_photograph, read_photograph
 from tests.conftest import photograph
 
 MAKER = 0x010F
@@ -139,6 +139,12 @@ def write_png(path: Path, array: np.ndarray, *chunks: bytes) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(framed))
 
 
+def test_nothing_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    cv2.imwrite(str(tmp_path / "a.png"), wide(3))
+    assert again(tmp_path / "a.png", "TIFF")[0] and not caplog.records
+
+
 def test_grey_with_alpha_of_sixteen_bits_stays_grey(tmp_path: Path) -> None:
     array = wide(2)
     write_png(tmp_path / "a.png", array)
@@ -184,7 +190,18 @@ def test_metadata_goes_into_a_png_of_sixteen_bits(tmp_path: Path) -> None:
         assert made.info["dpi"] == pytest.approx((300, 300), abs=0.1)
         assert made.info["XML:com.adobe.xmp"].encode() == XMP
     _, remarks = encode_photograph(found._replace(kept=kept), found.pixels, "TIFF")
-    assert remarks == ("not kept in a TIFF of 16 bits: EXIF, XMP",)
+    assert remarks == ("not kept in a TIFF of 16 bits: EXIF",)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_profile_that_does_not_fit_sixteen_bits_of_grey_is_reported(
+    format: str, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), wide(1))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    found = read_photograph(tmp_path / "a.png")._replace(kept={"icc_profile": profile})
+    _, remarks = encode_photograph(found, found.pixels, format)
+    assert remarks == (f"not kept in a {format} of 16 bits: the colour profile",)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -240,7 +257,7 @@ def bomb(path: Path) -> None:
         (lambda path: path.write_bytes(b"GIF? no"), "not an image (7 bytes)"),
         (lambda path: picture().save(path, "GIF"), "a GIF image; save it as one of PNG"),
         (animated, "has 2 frames or pages"),
-        (floats, "an image of floats"),
+        (floats, "a floating-point image"),
         (bomb, "damaged image (Image size (3600000000 pixels) exceeds limit"),
         (lambda path: path.mkdir(), "cannot be read (Is a directory)"),
         (lambda path: None, "cannot be read (No such file or directory)"),
@@ -282,18 +299,61 @@ def test_first_picture_of_a_jpeg_with_several_is_restored(tmp_path: Path) -> Non
     [
         (np.uint32, {"photometric": "minisblack"}, "has 32 bits a sample"),
         (np.int32, {"photometric": "minisblack"}, "has 32 bits a sample"),
-        (np.uint16, {"photometric": "rgb", "planarconfig": "separate"}, "in separate planes"),
-        (np.uint16, {"photometric": "rgb", "extrasamples": ["assocalpha"]}, "multiplied into"),
     ],
 )
 def test_kinds_of_tiff_that_would_be_misread_are_refused(
     kind: type, options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    shapes = {"planarconfig": (3, 20, 30), "extrasamples": (20, 30, 4)}
-    shape = next((shapes[name] for name in options if name in shapes), (20, 30))
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, kind), **options)
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 30), kind), **options)
     with pytest.raises(BadImage, match=message):
         read_photograph(tmp_path / "a.tif")
+
+
+def test_tiff_of_sixteen_bits_in_separate_planes_is_read(tmp_path: Path) -> None:
+    array = wide(3)
+    planes = np.moveaxis(array, 2, 0)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="rgb", planarconfig="separate")
+    assert np.array_equal(read_photograph(tmp_path / "a.tif").pixels, array)
+
+
+def test_premultiplied_alpha_of_sixteen_bits_becomes_straight(tmp_path: Path) -> None:
+    array = np.full((20, 30, 4), (10_000, 20_000, 30_000, 32_768), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", extrasamples=["assocalpha"])
+    found = read_photograph(tmp_path / "a.tif")
+    assert found.alpha is not None and (found.alpha == 32_768).all()
+    assert found.pixels[0, 0] == pytest.approx(np.array([20_000, 40_000, 60_000]), abs=2)
+
+
+def test_cmyk_of_sixteen_bits_becomes_rgb(tmp_path: Path) -> None:
+    inks = (255 - np.asarray(picture("RGB"), np.uint16)) * 257
+    array = np.dstack([inks, np.zeros((30, 44), np.uint16)])
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="separated")
+    found = read_photograph(tmp_path / "a.tif")
+    assert found.remarks == ("CMYK became RGB",) and found.alpha is None
+    assert found.pixels.dtype == np.uint16 and found.pixels.shape == (30, 44, 3)
+    assert np.corrcoef(found.pixels.ravel(), photograph(30, 44).ravel())[0, 1] > 0.8
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_truncated_file_of_sixteen_bits_is_refused(
+    format: str, share: float, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), wide(3))
+    data, _ = again(tmp_path / "a.png", format)
+    (tmp_path / "b").write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(BadImage):
+        read_photograph(tmp_path / "b")
+
+
+@pytest.mark.parametrize(("format", "dpi"), [("PNG", None), ("TIFF", (72, 72))])
+def test_resolution_of_sixteen_bits_that_have_none(
+    format: str, dpi: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), wide(3))
+    data, _ = again(tmp_path / "a.png", format)
+    (tmp_path / "b").write_bytes(data)
+    assert read_photograph(tmp_path / "b").kept.get("dpi") == dpi
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])

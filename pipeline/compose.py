@@ -1,0 +1,56 @@
+"""From the command line to a configuration: composed by Hydra out of conf/, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.chain import STAGES as STAGES  # with the sections of all stages
+from pipeline.config import Config, ConfigError
+from pipeline.legacy import new_name
+
+WHOLE = "network={"
+"""How an override begins that gives a network itself; Hydra knows `network=FILE` alone."""
+
+
+def load_config(overrides: Sequence[str] = ()) -> Config:
+    """Compose the configuration and check all of it but the arguments of `_target_`s.
+
+    Args:
+        overrides: Hydra overrides, such as `experiment=universal`, `restorer.max_steps=1000` or
+            `network={_target_: mypackage.MyNetwork, width: 32}`.
+
+    Raises:
+        ConfigError: a key is unknown or was renamed, or a value is wrong or of the wrong type.
+    """
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if new := new_name(key, value):
+            raise ConfigError(f"{override}: this setting is now called {new}")
+    whole = [override for override in overrides if override.startswith(WHOLE)]
+    others = [override for override in overrides if override not in whole]
+    try:
+        networks = OverridesParser.create().parse_overrides(whole)
+        with initialize_config_dir(str(files("conf")), version_base="1.3"):
+            composed = compose("config", overrides=others)
+        OmegaConf.set_struct(composed, False)
+        for network in networks:
+            OmegaConf.update(composed, "network", network.value(), merge=False)
+        OmegaConf.resolve(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_reason(error)) from error
+    return Config(cast(dict[str, Any], OmegaConf.to_container(composed)), overrides)
+
+
+def _reason(error: Exception) -> str:
+    """The library's message, with its cause where that says more."""
+    cause = error.__cause__
+    lines = [str(error).strip()] + ([str(cause).strip()] if cause is not None else [])
+    return "; ".join(" ".join(line.split()) for line in lines)
