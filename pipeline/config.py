@@ -118,6 +118,12 @@ class Config:
         """The restorer's network: a registered `name`, or a class as `_target_`, with arguments."""
         return dict(self.values["network"])
 
+    @property
+    def network_packages(self) -> list[str]:
+        """The user's own package that the network's class is of, if it is."""
+        package = str(self.network.get("_target_", "")).partition(".")[0]
+        return [package] if package else []
+
     def value(self, key: str) -> Any:
         """Whatever stands under a dotted key."""
         return reduce(lambda node, name: node[name], key.split("."), self.values)

@@ -24,9 +24,6 @@ from collections.abc import Callable, Generator, Iterator
 from typing import IO, TypeVar
 from urllib.parse import quote
 
-import fsspec
-import requests
-
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -111,6 +108,8 @@ def chunks_of(address: str) -> Generator[bytes]:
 
 
 def _http_chunks(url: str) -> Iterator[bytes]:
+    import requests
+
     plain = {"Accept-Encoding": "identity"}
     timeouts = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
     with requests.get(url, stream=True, timeout=timeouts, headers=plain) as response:
@@ -119,6 +118,8 @@ def _http_chunks(url: str) -> Iterator[bytes]:
 
 
 def _fsspec_chunks(url: str) -> Iterator[bytes]:
+    import fsspec
+
     system, path = fsspec.url_to_fs(url)
     # The Hub's file system streams a file in one answer only if told to; others know no 0.
     options = {"block_size": 0} if url.startswith("hf:") else {}

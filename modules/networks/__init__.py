@@ -125,8 +125,8 @@ def _find_class(target: str, allow: Sequence[str]) -> type[nn.Module]:
     module, _, name = target.rpartition(".")
     if not module or module.partition(".")[0] not in allow:
         raise ValueError(
-            f"network {target!r} is none of {', '.join(NETWORKS)}, and only training takes classes "
-            "of other packages"
+            f"network {target!r} is none of {', '.join(NETWORKS)}, nor of a package that is "
+            f"allowed ({', '.join(allow) or 'none is'})"
         )
     try:
         kind = getattr(import_module(module), name)

@@ -6,7 +6,8 @@ Nothing in a file is executed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,17 @@ from pipeline.errors import BadModel
 from pipeline.legacy import current_model
 
 FORMAT = "daclip-lightning/1"
+ALLOWED = "DACLIP_ALLOWED_PACKAGES"
 CONTROLLER, RESTORER = "controller", "restorer"
 """The kinds of files."""
 
 
 def load_models(
-    controller: Path, restorer: Path, sampler: Mapping[str, Any], device: torch.device
+    controller: Path,
+    restorer: Path,
+    sampler: Mapping[str, Any],
+    device: torch.device,
+    allow: Sequence[str] = (),
 ) -> RestorationModel:
     """The models that restore, on a device.
 
@@ -44,6 +50,7 @@ def load_models(
         restorer: the restorer's.
         sampler: as `make_sampling` takes it.
         device: to use.
+        allow: packages of networks, as for `load_restorer`.
 
     Raises:
         BadModel: a file cannot be used, the two do not fit each other, or the restorer has fewer
@@ -51,7 +58,7 @@ def load_models(
         ValueError: the sampler's settings are wrong.
     """
     sampling = make_sampling(**sampler)
-    encoder, denoiser = load_pair(controller, restorer)
+    encoder, denoiser = load_pair(controller, restorer, allow)
     if not 1 <= sampling.num_steps <= denoiser.schedule.T:
         raise BadModel(
             f"{restorer} takes 1 to {denoiser.schedule.T} steps an image, not num_steps="
@@ -60,13 +67,15 @@ def load_models(
     return place_model(encoder, denoiser, sampling, device)
 
 
-def load_pair(controller_path: Path, restorer_path: Path) -> tuple[DaClipEncoder, Denoiser]:
+def load_pair(
+    controller_path: Path, restorer_path: Path, allow: Sequence[str] = ()
+) -> tuple[DaClipEncoder, Denoiser]:
     """Load a controller and the restorer that goes with it, on the CPU.
 
     Raises:
         BadModel: a file cannot be used, or the two do not fit each other.
     """
-    denoiser = load_restorer(restorer_path, controller_path)
+    denoiser = load_restorer(restorer_path, controller_path, allow)
     controller = load_controller(controller_path)
     taken, given = networks.describe(denoiser.network).context_dim, controller.daclip.embed_dim
     if taken not in (None, given):
@@ -118,8 +127,14 @@ def save_restorer(
     _save(path, network.state_dict(), RESTORER, about)
 
 
-def load_restorer(path: Path, controller: Path) -> Denoiser:
+def load_restorer(path: Path, controller: Path, allow: Sequence[str] = ()) -> Denoiser:
     """Load a trained restorer network, ours or one in the reference's layout.
+
+    Args:
+        path: of the file.
+        controller: the file of the controller it was trained with.
+        allow: packages whose network classes the file may name, besides those that the environment
+            variable DACLIP_ALLOWED_PACKAGES lists with commas.
 
     Raises:
         BadModel: the file is missing, damaged, of another kind or architecture, or was trained
@@ -129,7 +144,7 @@ def load_restorer(path: Path, controller: Path) -> Denoiser:
     if about.get("controller_sha256", file_hash(controller)) != file_hash(controller):
         raise BadModel(f"{path} was trained with another controller than {controller}")
     with _named(path):
-        network = build_network(about["network"])
+        network = build_network(about["network"], allow)
         _fill(network, tensors, path)
         network.eval().requires_grad_(False)
         return Denoiser(
@@ -171,14 +186,16 @@ def start_from(path: Path, network: nn.Module) -> None:
     _fill(network, _load(path, kind)[1], path)
 
 
-def build_network(node: Mapping[str, Any]) -> nn.Module:
-    """Make a restorer network of ours; see `modules.networks.build_network`.
+def build_network(node: Mapping[str, Any], allow: Sequence[str] = ()) -> nn.Module:
+    """Make a network that a file names, see `modules.networks.build_network`.
 
     Raises:
-        BadModel: it is none of ours, or does not take these arguments.
+        BadModel: it is neither registered nor of an allowed package, or does not take these
+            arguments.
     """
     try:
-        return networks.build_network(node)
+        listed = os.environ.get(ALLOWED, "").split(",")
+        return networks.build_network(node, [*allow, *(name for name in listed if name)])
     except ValueError as error:
         raise BadModel(str(error)) from error
 

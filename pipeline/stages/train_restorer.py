@@ -137,8 +137,7 @@ def _network(config: Config) -> nn.Module:
     """The network to train; the user's settings may name a class of an installed package."""
     from modules.networks import build_network
 
-    package = str(config.network.get("_target_", "")).partition(".")[0]
-    return build_network(config.network, allow=[package] if package else [])
+    return build_network(config.network, allow=config.network_packages)
 
 
 def _validation_sampling(config: Config) -> Sampling:

@@ -14,6 +14,7 @@ from datamodules.shards.reader import ShardSet
 from datamodules.shards.writer import write_shards
 from pipeline.compose import load_config
 from pipeline.config import build
+from pipeline.stages.captions import CaptionsConfig
 from pipeline.written import CaptionsOfRun, captions_from_file
 from tests.conftest import form, paired_folder, photograph
 
@@ -195,9 +196,9 @@ def test_many_hazy_images_of_one_clear_one(tmp_path: Path) -> None:
 def test_several_files(tmp_path: Path) -> None:
     train = table(tmp_path / "daclip_train.csv", "train/hazy/LQ/1.png\ta house: hazy")
     val = table(tmp_path / "daclip_val.csv", "val/hazy/LQ/1.png\ta tree: hazy")
-    node = load_config(
-        ["run_dir=x", "captioner=file", f"captions.captioner.path=[{train},{val}]"]
-    ).captions.captioner
+    node = load_config(["run_dir=x", "captioner=file", f"captions.captioner.path=[{train},{val}]"])[
+        CaptionsConfig
+    ].captioner
     captioner = build(node)
     assert captioner.files() == [train, val]
     assert captioner.by == "daclip_train.csv, daclip_val.csv"

@@ -214,7 +214,7 @@ def test_patch_that_cannot_be_cut_of_the_view_is_refused(
         (
             "restorer",
             ["process.num_timesteps=1", "sampler.num_steps=3"],
-            r"takes 3 network calls .* process.num_timesteps=1 .* 1 at",
+            r"takes 3 steps an image, .* process.num_timesteps=1 .* 1 at",
         ),
         (
             "controller",

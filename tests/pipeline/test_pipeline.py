@@ -133,7 +133,7 @@ def test_what_is_for_submitting_is_refused_elsewhere(tmp_path: Path) -> None:
     """Who asks to be shown what would be done does not want it done."""
     for option in ("--dry-run", "--upto=captions"):
         result = call(tmp_path, "shards", option)
-        assert result.returncode == 2 and "for .*submit" in result.stderr
+        assert result.returncode == 2 and "submit" in result.stderr
     assert not (tmp_path / "shards").exists()
 
 

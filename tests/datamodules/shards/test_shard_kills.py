@@ -19,7 +19,7 @@ from datamodules.files import read_json
 from pipeline.stage import RECORD
 
 PAIRS, PAUSE_S = 40, 0.06
-UNUSED = ("captions.captioner", "controller.optimizer", "network", "restorer.optimizer")
+UNUSED = ("captions.captioner", "controller.optimizer", "restorer.optimizer")
 OVERRIDES = [
     "experiment=universal",
     "~shards.source",

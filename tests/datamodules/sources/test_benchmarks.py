@@ -505,10 +505,10 @@ def test_configuration_lists_the_ten_tasks(tmp_path: Path) -> None:
 
 def test_datasets_can_be_left_out_or_named_on_the_command_line(tmp_path: Path) -> None:
     overrides = ["source=benchmarks", f"shards.source.root={tmp_path}"]
-    less = load_config([*overrides, "~shards.source.datasets.srd"]).shards.source["datasets"]
+    less = load_config([*overrides, "~shards.source.datasets.srd"])[ShardsConfig].source["datasets"]
     assert len(less) == 11
     assert "srd" not in less
     unpack(tmp_path, "LOL")
     only = ["~shards.source.datasets", "+shards.source.datasets={lol: auto}"]
-    source = build(load_config([*overrides, *only]).shards.source)
+    source = build(load_config([*overrides, *only])[ShardsConfig].source)
     assert len(source.plan()) == 8

@@ -17,6 +17,7 @@ import pytest
 from datamodules.images import read_image
 from modules.metrics.niqe import WEIGHTS
 from pipeline.config import Config, ConfigError
+from pipeline.errors import BadModel
 from pipeline.evaluation.data import BadOutputs
 from pipeline.evaluation.methods import Restorations
 from pipeline.stage import run_stage
@@ -239,7 +240,7 @@ def test_bad_outputs_stop_before_anything_is_scored(
         (["evaluate.restorer=gone.pth"], FileNotFoundError, "no gone.pth"),
         (
             ["sampler.num_steps=101"],
-            ConfigError,
+            BadModel,
             "takes 1 to 100 steps an image, not num_steps=101",
         ),
         (["sampler.name=euler"], ValueError, "unknown sampler 'euler'"),

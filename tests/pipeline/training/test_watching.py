@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from dataclasses import replace
 from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
@@ -143,7 +142,7 @@ def test_controller_sees_more_than_the_patch_that_is_trained_on(restorer: Restor
     embed = restorer._encoder.embed
     restorer._encoder.embed = lambda mu: (seen.append(mu), embed(mu))[1]  # type: ignore[method-assign,func-returns-value]
     restorer.network.register_forward_hook(lambda network, args, F: seen.append(args[1]))
-    restorer._settings = replace(SETTINGS, patch_size=24, context_size=40)
+    restorer._settings = SETTINGS.model_copy(update={"patch_size": 24, "context_size": 40})
     samples = batch("hazy", "rainy")
     restorer.training_step(samples, 0)
     whole, patch = seen
@@ -159,7 +158,9 @@ def test_a_share_of_the_images_is_told_by_words_or_by_others(
     conditions: list[torch.Tensor] = []
     restorer.network.register_forward_hook(lambda network, args, F: conditions.append(args[3]))
     for text, swapped in ((0.0, 0.0), told):
-        restorer._settings = replace(SETTINGS, text_prompt_prob=text, swapped_prompt_prob=swapped)
+        restorer._settings = SETTINGS.model_copy(
+            update={"text_prompt_prob": text, "swapped_prompt_prob": swapped}
+        )
         restorer.training_step(samples, 0)
     seen, mixed = conditions
     changed = (seen != mixed).any(dim=1)
@@ -170,7 +171,7 @@ def test_a_share_of_the_images_is_told_by_words_or_by_others(
 
 
 def test_word_that_the_controller_does_not_know_is_named(restorer: RestorerModule) -> None:
-    restorer._settings = replace(SETTINGS, text_prompt_prob=1.0)
+    restorer._settings = SETTINGS.model_copy(update={"text_prompt_prob": 1.0})
     with pytest.raises(ValueError, match="does not know foggy, but hazy, rainy, snowy"):
         restorer.training_step(batch("hazy", "foggy"), 0)
 
