@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datamodules.captions import BadCaptions, MissingCaptions
 from datamodules.errors import (
     BadIndex,
     FormatError,
@@ -18,6 +19,7 @@ from datamodules.errors import (
     UnknownWord,
 )
 from datamodules.shards.index import BadShard
+from datamodules.work_queue import WorkNotSaved
 
 
 class BadModel(ValueError):
@@ -50,6 +52,9 @@ REMEDIES: dict[type[Exception], str] = {
     TooManyBadSamples: "Mend the data, or raise data.max_skipped_fraction. Captions are made by "
     "`make captions`; images smaller than the crop need a lower restorer.patch_size or "
     "restorer.context_size, or shards with a larger shards.format.tile_size",
+    BadCaptions: "Delete the file and run `make captions`",
+    MissingCaptions: "Create it first: run `make captions`",
+    WorkNotSaved: "Make room or set `run_dir` to another disk, then run the same command again",
 }
 """By the class of an error of `modules` or `datamodules`: which setting or command mends it."""
 
