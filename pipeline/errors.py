@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datamodules.captions import BadCaptions, MissingCaptions
+from datamodules.work_queue import WorkNotSaved
+
 
 class BadModel(ValueError):
     """A model or a file of one that cannot be used; the message names it and says why."""
@@ -11,7 +14,11 @@ class NotFetched(FileNotFoundError):
     """A model that is elsewhere, and is fetched when it is needed."""
 
 
-REMEDIES: dict[type[Exception], str] = {}
+REMEDIES: dict[type[Exception], str] = {
+    BadCaptions: "Delete the file and run `make captions`",
+    MissingCaptions: "Create it first: run `make captions`",
+    WorkNotSaved: "Make room or set `run_dir` to another disk, then run the same command again",
+}
 """By the class of an error of `modules` or `datamodules`: which setting or command mends it."""
 
 

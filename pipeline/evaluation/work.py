@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +14,8 @@ from torch import Tensor
 
 from datamodules.files import atomic_write
 from datamodules.images import BadImage, Pixels
-from datamodules.ledger import Ledger, Line, remove_ledgers
 from datamodules.shards.index import BadShard
-from datamodules.shares import Share
+from datamodules.work_queue import Line, remove_parts, run_batches
 from pipeline.distributed import Rank
 from pipeline.evaluation.methods import Loaded, Method, Output
 from pipeline.evaluation.perceptual import Perceptual
@@ -25,8 +23,7 @@ from pipeline.evaluation.rows import Row
 from pipeline.evaluation.samples import Pair, Sample, key_of
 from pipeline.evaluation.scoring import Scores, score
 
-NAME = "rows"
-ROWS = f"{NAME}.jsonl"
+ROWS = "rows.jsonl"
 """A line for each method and sample, when all are scored."""
 
 
@@ -56,20 +53,22 @@ def measure(job: Job, folder: Path, stamp: str, batch_size: int, rank: Rank) -> 
         samples = job.samples
         plan = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]
         keys = [[stamp, *map(key_of, batch)] for batch in plan]
-        ledger = Ledger(folder, NAME, rank.rank, keys)
         work = partial(_work, job=job)
-        quiet = rank.rank > 0
-        with closing(Share(plan, ledger, _read, work, "evaluation", quiet)) as share:
-            share.finish(range(rank.rank, len(plan), rank.world), stop=target.is_file)
-            if rank.rank == 0:
-                share.finish_others()
+        lines = run_batches(
+            target,
+            plan,
+            keys,
+            _read,
+            work,
+            rank=rank.rank,
+            world=rank.world,
+            title="evaluation",
+        )
         if rank.rank == 0:
-            _write(target, _sorted(ledger.lines(), job))
-        elif target.is_file():  # the first rank has given this one up, and removed the other files
-            ledger.remove_own()
+            _write(target, _sorted(lines, job))
     if rank.rank > 0:
         return []
-    remove_ledgers(folder, NAME)
+    remove_parts(target)
     return [Row.of_json(json.loads(line)) for line in target.read_text("utf-8").splitlines()]
 
 
