@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datamodules.captions import BadCaptions, MissingCaptions
+from datamodules.shards.cache import CacheError, RemoteChanged
 from datamodules.work_queue import WorkNotSaved
 
 
@@ -16,7 +17,14 @@ class NotFetched(FileNotFoundError):
 
 REMEDIES: dict[type[Exception], str] = {
     BadCaptions: "Delete the file and run `make captions`",
+    CacheError: (
+        "Make room and check that it can be written, or set `shards.source.cache_dir` to a folder "
+        "on another disk"
+    ),
     MissingCaptions: "Create it first: run `make captions`",
+    RemoteChanged: (
+        "If the set was made anew, delete the run's folder `shards` to take its new index"
+    ),
     WorkNotSaved: "Make room or set `run_dir` to another disk, then run the same command again",
 }
 """By the class of an error of `modules` or `datamodules`: which setting or command mends it."""
