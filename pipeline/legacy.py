@@ -147,7 +147,7 @@ def _current(section: str, node: Any) -> Any:
     """Settings at and below a key, under today's names and with today's values."""
     new = RENAMED.get(section, section)
     if isinstance(node, Mapping):
-        if (target := node.get("_target_")) in NODES:
+        if (target := str(node.get("_target_"))) in NODES:
             return dict(NODES[target])
         return {
             RENAMED.get(f"{section}.{name}", name).rpartition(".")[2]: _current(
