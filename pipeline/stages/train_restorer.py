@@ -80,7 +80,7 @@ def _run(config: Config, folder: Path) -> None:
     from modules.diffusion.schedule import make_noise_schedule
     from modules.inference.restore import Denoiser
     from modules.networks import set_gradient_checkpointing
-    from pipeline.evaluation.perceptual import training_scores
+    from pipeline.evaluation.scoring import validation_metrics
     from pipeline.models.store import load_controller, save_restorer, start_from
     from pipeline.training.callbacks import EmaCallback, Samples
     from pipeline.training.restorer_module import RestorerModule
@@ -118,7 +118,7 @@ def _run(config: Config, folder: Path) -> None:
         build(settings.optimizer),
         lr_schedule_of(settings),
         _validation_sampling(config),
-        training_scores(),
+        validation_metrics(torch.device("cpu")),
         data.words("val"),
         config.seed,
     )
