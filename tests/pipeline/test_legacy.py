@@ -37,3 +37,9 @@ def test_captions_made_before_are_of_the_same_captioner(
 ) -> None:
     record = current_record({"config": {"captions": {"captioner": before, "batch_size": 8}}})
     assert record["config"]["captions"]["captioner"] == dict(captioner(*settings))
+
+
+@pytest.mark.parametrize("name", ["blip", "demo"])
+def test_a_captioner_of_ones_own_replaces_the_whole_node(name: str) -> None:
+    own = "captions.captioner={_target_: tests.captioning.Slow}"
+    assert captioner(f"captioner={name}", own) == {"_target_": "tests.captioning.Slow"}
