@@ -16,8 +16,8 @@ from pipeline.chain import STAGES as STAGES  # with the sections of all stages
 from pipeline.config import Config, ConfigError
 from pipeline.legacy import new_name
 
-WHOLE = "network={"
-"""How an override begins that gives a network itself; Hydra knows `network=FILE` alone."""
+WHOLE = ("network={", "captions.captioner={")
+"""How an override begins that replaces a whole node; Hydra would merge its settings instead."""
 
 
 def load_config(overrides: Sequence[str] = ()) -> Config:
@@ -37,12 +37,12 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
     whole = [override for override in overrides if override.startswith(WHOLE)]
     others = [override for override in overrides if override not in whole]
     try:
-        networks = OverridesParser.create().parse_overrides(whole)
+        nodes = OverridesParser.create().parse_overrides(whole)
         with initialize_config_dir(str(files("conf")), version_base="1.3"):
             composed = compose("config", overrides=others)
         OmegaConf.set_struct(composed, False)
-        for network in networks:
-            OmegaConf.update(composed, "network", network.value(), merge=False)
+        for node in nodes:
+            OmegaConf.update(composed, node.key_or_group, node.value(), merge=False)
         OmegaConf.resolve(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_reason(error)) from error

@@ -18,6 +18,7 @@ from datamodules.errors import (
     TooManyBadSamples,
     UnknownWord,
 )
+from datamodules.shards.cache import CacheError, RemoteChanged
 from datamodules.shards.index import BadShard
 from datamodules.work_queue import WorkNotSaved
 
@@ -53,7 +54,14 @@ REMEDIES: dict[type[Exception], str] = {
     "`make captions`; images smaller than the crop need a lower restorer.patch_size or "
     "restorer.context_size, or shards with a larger shards.format.tile_size",
     BadCaptions: "Delete the file and run `make captions`",
+    CacheError: (
+        "Make room and check that it can be written, or set `shards.source.cache_dir` to a folder "
+        "on another disk"
+    ),
     MissingCaptions: "Create it first: run `make captions`",
+    RemoteChanged: (
+        "If the set was made anew, delete the run's folder `shards` to take its new index"
+    ),
     WorkNotSaved: "Make room or set `run_dir` to another disk, then run the same command again",
 }
 """By the class of an error of `modules` or `datamodules`: which setting or command mends it."""

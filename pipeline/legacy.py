@@ -70,8 +70,23 @@ TARGETS: Mapping[str, str] = {
     "datamodules.benchmarks.Benchmarks": "datamodules.sources.benchmarks.Benchmarks",
     "datamodules.ready.ReadyShards": "datamodules.sources.existing.ExistingShards",
     "modules.captioners.BlipCaptioner": "modules.captioning.blip.BlipCaptioner",
+    "pipeline.written.captions_from_file": "datamodules.captioners.FileCaptioner",
+    "pipeline.stages.captions.captions_from_file": "datamodules.captioners.FileCaptioner",
+    "pipeline.captions.captions_from_file": "datamodules.captioners.FileCaptioner",
+    "pipeline.written.CaptionsOfRun": "datamodules.captioners.RunCaptions",
+    "pipeline.stages.captions.CaptionsOfRun": "datamodules.captioners.RunCaptions",
+    "pipeline.captions.CaptionsOfRun": "datamodules.captioners.RunCaptions",
 }
 """Classes that settings of before name -> where they are."""
+_WRITTEN = "package:pipeline/written_captions"
+NODES: Mapping[str, Mapping[str, str]] = {
+    f"pipeline.written.{name}_captions": {
+        "_target_": "datamodules.captioners.FileCaptioner",
+        "path": f"{_WRITTEN}/{name}.jsonl",
+    }
+    for name in ("demo", "photos")
+}
+"""Functions that settings of before name -> the node that does the same."""
 
 
 def new_name(key: str, value: str) -> str:
@@ -134,6 +149,8 @@ def _current(section: str, node: Any) -> Any:
     """Settings at and below a key, under today's names and with today's values."""
     new = RENAMED.get(section, section)
     if isinstance(node, Mapping):
+        if (target := str(node.get("_target_"))) in NODES:
+            return dict(NODES[target])
         return {
             RENAMED.get(f"{section}.{name}", name).rpartition(".")[2]: _current(
                 f"{section}.{name}", child

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("datamodules",)
+PACKAGES = ("datamodules", "modules")
 
 
 def dotted_keys(node: Any, prefix: str) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -12,13 +11,22 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from datamodules.shards.transport import RemoteError, address_of, chunks_of, with_retries
 
 log = logging.getLogger(__name__)
 
-REMADE = "; if the set was made anew, delete the run's folder `shards` to take its new index"
 MAX_AHEAD = 8
 """Shards waiting to be prefetched; more are passed over."""
+
+
+class CacheError(OSError):
+    """The cache folder cannot be written, or its disk is full; the message names the folder."""
+
+
+class RemoteChanged(RemoteError):
+    """A remote shard is not what the set's index says."""
 
 
 class ShardCache:
@@ -54,15 +62,16 @@ class ShardCache:
             sha256: its hash by the set's index, in hex.
 
         Raises:
-            RemoteError: it could not be fetched, or is not what the index says.
-            OSError: the cache folder cannot be written, or its disk is full.
+            RemoteError: it could not be fetched.
+            RemoteChanged: it is not what the index says.
+            CacheError: the cache folder cannot be written, or its disk is full.
             ValueError: the name is no plain file name; a `pipe:` base without `{name}`.
         """
         target, address = self._target(name), address_of(self.base, name)
         with _cache_faults(self.folder):
             if not _holds(target, size, sha256):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with _locked(_beside(target, "lock")):
+                with FileLock(_beside(target, "lock")):
                     if not _holds(target, size, sha256):  # nobody fetched it in the meantime
                         with_retries(address, lambda: self._fetch(address, target, size, sha256))
         return target
@@ -99,7 +108,7 @@ class ShardCache:
 
     def _reserve(self, part: Path, size: int) -> None:
         """Make room, and claim it by an empty file of the full size before the first byte comes."""
-        with _locked(self.folder / ".lock"):
+        with FileLock(self.folder / ".lock"):
             part.unlink(missing_ok=True)  # of a process that died
             locks = list(self.folder.glob("*/.*.lock"))  # only a file with a lock of ours is ours
             used = sum(_claimed(lock) for lock in locks)
@@ -151,15 +160,15 @@ def _download(address: str, part: Path, size: int, sha256: str) -> None:
         for chunk in chunks:
             received += len(chunk)
             if received > size:
-                raise RemoteError(f"expected {size} bytes, more came")
+                raise RemoteChanged(f"expected {size} bytes, received more")
             digest.update(chunk)
             file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
     if received != size:
-        raise RemoteError(f"expected {size} bytes, {received} came{REMADE}")
+        raise RemoteChanged(f"expected {size} bytes, received {received}")
     if digest.hexdigest() != sha256:
-        raise RemoteError(f"expected SHA-256 {sha256}, {digest.hexdigest()} came{REMADE}")
+        raise RemoteChanged(f"expected SHA-256 {sha256}, received {digest.hexdigest()}")
 
 
 def _beside(target: Path, kind: str) -> Path:
@@ -182,10 +191,11 @@ def _claimed(lock: Path) -> int:
     """Bytes that a running fetch has claimed; what a dead process claimed is removed."""
     part = lock.with_suffix(".part")
     if stat := _stat(part):
-        with _locked(lock, wait=False) as free:
-            if not free:
-                return stat.st_size
-            part.unlink(missing_ok=True)
+        try:
+            with FileLock(lock, blocking=False):
+                part.unlink(missing_ok=True)
+        except Timeout:
+            return stat.st_size
     return 0
 
 
@@ -198,30 +208,11 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 @contextmanager
-def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold a file lock, which the kernel frees if the process dies; False if it is taken."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # closing would not, while a forked child has a copy
-
-
-@contextmanager
 def _cache_faults(folder: Path) -> Iterator[None]:
-    """Say of a local fault which folder and which setting it is about."""
+    """Name the folder in a local fault."""
     try:
         yield
     except RemoteError:
         raise
     except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot keep shards in {folder}: {error}. Make room and check that it can be written, "
-            "or set `shards.source.cache_dir` to a folder on another disk",
-        ) from error
+        raise CacheError(error.errno, f"cannot keep shards in {folder}: {error}") from error

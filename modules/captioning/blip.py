@@ -66,6 +66,6 @@ class BlipCaptioner:
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"no BLIP model {self._model!r}: {error}. Where there is no network, fetch its "
-                "files elsewhere and set captions.captioner.model to their folder"
+                "files elsewhere and give their folder as model"
             ) from error
         return processor, model.eval().to(device)

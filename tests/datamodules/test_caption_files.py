@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.captioners import FileCaptioner
+from datamodules.captioners import FileCaptioner, RunCaptions
 from datamodules.captions import CAPTIONS, read_captions, write_captions
-from datamodules.degradations import WORDS
 from datamodules.shards.reader import ShardSet
 from datamodules.shards.writer import write_shards
 from pipeline.compose import load_config
 from pipeline.config import build
 from pipeline.stages.captions import CaptionsConfig
-from pipeline.written import CaptionsOfRun, captions_from_file
 from tests.conftest import form, paired_folder, photograph
 
 SOURCE = "train/hazy/GT/0048.png"
@@ -33,7 +31,7 @@ def json_lines(path: Path, *entries: tuple[str, str]) -> Path:
 
 
 def looked_up(path: Path, *sources: str) -> list[str]:
-    return captions_from_file(str(path)).caption([], sources)
+    return FileCaptioner(str(path)).caption([], sources)
 
 
 def test_json_lines_are_looked_up_by_source(tmp_path: Path) -> None:
@@ -79,6 +77,31 @@ def test_byte_order_mark_before_json_lines(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_bytes(b'\xef\xbb\xbf\r\n{"source": "a", "caption": "x"}\r\n\r\n')
     assert looked_up(path, "a") == ["x"]
+
+
+def test_quoted_captions_may_span_lines(tmp_path: Path) -> None:
+    rows = ['a.png\t"two\n\nlines, ""quoted"": hazy"', 'b.png\t"a stray quote: rainy', "c.png\tc"]
+    path = table(tmp_path / "t.csv", *rows)
+    found = looked_up(path, "a.png", "b.png", "c.png")
+    assert found == ['two lines, "quoted"', '"a stray quote', "c"]
+    path = table(tmp_path / "t.csv", rows[0], "d")
+    with pytest.raises(ValueError, match=r"t\.csv:5: 1 fields, but 2"):
+        looked_up(path, "a.png")
+
+
+@pytest.mark.parametrize(("name", "source"), [("demo", "astronaut"), ("photos", "")])
+def test_captions_that_come_with_the_project(name: str, source: str) -> None:
+    captioner = build(load_config(["run_dir=x", f"captioner={name}"])[CaptionsConfig].captioner)
+    (path,) = captioner.files()
+    assert captioner.by == path.name == f"{name}.jsonl"
+    source = source or json.loads(path.read_text().splitlines()[0])["source"]
+    assert len(captioner.caption([], [source])[0]) > 10
+
+
+def test_other_words_may_end_a_title(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.csv", "a.png\ta house: foggy", "b.png\ta tree: hazy")
+    captioner = FileCaptioner(str(path), words=["foggy"])
+    assert captioner.caption([], ["a.png", "b.png"]) == ["a house", "a tree: hazy"]
 
 
 def test_comma_separated_table_with_more_columns(tmp_path: Path) -> None:
@@ -212,11 +235,11 @@ def test_missing_captions_are_counted(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"t\.csv has no caption for 7 images: 0, 1, 2, 3, 4 \.\.\.$"
     ):
-        captions_from_file(str(path)).check(["a", *map(str, range(7)), "0"])
+        FileCaptioner(str(path)).check(["a", *map(str, range(7)), "0"])
 
 
 def test_entry_for_two_images_is_refused(tmp_path: Path) -> None:
-    captioner = captions_from_file(str(json_lines(tmp_path / "t.jsonl", ("0048.png", "x"))))
+    captioner = FileCaptioner(str(json_lines(tmp_path / "t.jsonl", ("0048.png", "x"))))
     captioner.check([SOURCE, SOURCE])
     with pytest.raises(
         ValueError, match=r"t\.jsonl:1 \(0048\.png\) fits train/hazy.* and val/hazy"
@@ -226,7 +249,7 @@ def test_entry_for_two_images_is_refused(tmp_path: Path) -> None:
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.csv"):
-        FileCaptioner(str(tmp_path / "none.csv"), WORDS).check(["a"])
+        FileCaptioner(str(tmp_path / "none.csv")).check(["a"])
 
 
 def test_captions_of_another_run_go_by_content(pair_folder: Path, tmp_path: Path) -> None:
@@ -235,7 +258,7 @@ def test_captions_of_another_run_go_by_content(pair_folder: Path, tmp_path: Path
     for run in ("one", "two"):
         (tmp_path / run).mkdir()
     write_captions(samples, tmp_path / "one", lambda _, names: [f"of {n}" for n in names], "me", 2)
-    again = CaptionsOfRun(str(tmp_path / "one" / CAPTIONS))
+    again = RunCaptions(str(tmp_path / "one" / CAPTIONS))
     assert write_captions(samples, tmp_path / "two", again.caption, again.by, 4) == (3, 0)
     one, two = (read_captions(tmp_path / run / CAPTIONS) for run in ("one", "two"))
     assert one == two
