@@ -1,4 +1,4 @@
-"""What training sees of an image: a crop, flipped and turned, the same of both images."""
+"""Augmentation: random crops, flips and quarter turns, the same for both images; colour jitter."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datamodules.degradations._common import LEVELS, to_pixels
 from datamodules.images import BadImage, Pixels
 from datamodules.shards.reader import Window
 
@@ -16,20 +17,20 @@ GRID = 16
 
 
 class View(NamedTuple):
-    """A window of an image, then turned by quarters and flipped."""
+    """A crop of an image, then rotated by quarter turns and flipped."""
 
     window: Window
     turns: int = 0
     flip: bool = False
 
     def orient(self, image: Pixels) -> Pixels:
-        """Turn and flip what was cut out."""
+        """Rotate and flip the crop."""
         turned: Pixels = np.rot90(image, self.turns)
         return turned[:, ::-1] if self.flip else turned
 
 
 Augment = Callable[[int, int, np.random.Generator], View]
-"""(height, width, rng) -> what to see of an image of that size.
+"""(height, width, rng) -> the view of an image of that size.
 
 Raises BadImage where it is too small.
 """
@@ -46,10 +47,8 @@ class RandomPatch:
         side = self.side
         if min(height, width) < side:
             raise BadImage(
-                f"{width}x{height} pixels are fewer than the patch of {side}; lower "
-                "restorer.patch_size or restorer.context_size, or, if this is a tile of a larger "
-                "image, make "
-                "the shards with a larger shards.format.tile_size"
+                f"{width}x{height} pixels are fewer than the crop of {side}; use smaller crops or, "
+                "if this is a tile of a larger image, larger tiles"
             )
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))
@@ -57,18 +56,36 @@ class RandomPatch:
 
 
 def whole_image(height: int, width: int, rng: np.random.Generator) -> View:
-    """All of it: stage (a) makes its random view on the device."""
+    """The whole image: training of the controller crops on the device."""
     return View(Window(0, 0, height, width))
 
 
-def surroundings(window: Window, height: int, width: int) -> Window:
-    """A window with a margin of 16 to 32 pixels, from and to multiples of 16, within its image.
+def add_margin(window: Window, height: int, width: int) -> Window:
+    """A window with a margin of 16 to 32 pixels, aligned to multiples of 16, within its image.
 
-    What a synthetic degradation makes of it, inside the window, is close to what it would make of
-    the whole image: strokes come in from outside, and JPEG's blocks lie in the same places. JPEG
-    is exactly the same, since decoding looks one pixel beyond a block to interpolate chroma.
+    Inside the window, a synthetic degradation gives nearly the same as on the whole image: strokes
+    enter from outside, and JPEG blocks are aligned. JPEG gives exactly the same, since decoding
+    looks one pixel beyond a block to interpolate chroma.
     """
     top, left = (max(0, (start // GRID - 1) * GRID) for start in window[:2])
     bottom = min(height, ((window.top + window.height) // GRID + 2) * GRID)
     right = min(width, ((window.left + window.width) // GRID + 2) * GRID)
     return Window(top, left, bottom - top, right - left)
+
+
+def color_jitter(clean: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+    """Vary exposure and colours: y_c = clip(g h_c x_c^gamma), for each colour c.
+
+    The logarithms of gamma and g are uniform within `strength`, those of h_c within a fourth of it.
+
+    Args:
+        clean: an RGB image `[H, W, 3]`, uint8; it is not changed.
+        strength: from 0, which changes nothing; at 0.5, contrast and brightness vary by factors
+            between 0.6 and 1.65, and bright skies may become white.
+        rng: of the factors; five numbers are drawn.
+    """
+    gamma, gain, *colours = np.exp(strength * rng.uniform(-1, 1, 5) * [1, 1, 0.25, 0.25, 0.25])
+    curves = LEVELS[:, None] ** gamma * gain * colours
+    table = to_pixels(curves)
+    jittered: Pixels = np.stack([table[clean[..., c], c] for c in range(3)], axis=-1)
+    return jittered

@@ -27,7 +27,7 @@ class Sample(NamedTuple):
     """`SHARD/KEY`."""
 
 
-class Item(NamedTuple):
+class IndexedSample(NamedTuple):
     """One sample as a dataset gives it."""
 
     sample: Sample
@@ -62,7 +62,7 @@ class Batch(NamedTuple):
     """Damaged samples passed over on the way, each with its fault."""
 
 
-def collate(items: Sequence[Item]) -> Batch:
+def collate(items: Sequence[IndexedSample]) -> Batch:
     """Stack items whose images have one size.
 
     Raises:
@@ -73,7 +73,7 @@ def collate(items: Sequence[Item]) -> Batch:
     return collate_padded(items)
 
 
-def collate_padded(items: Sequence[Item]) -> Batch:
+def collate_padded(items: Sequence[IndexedSample]) -> Batch:
     """Stack items; smaller images are filled up at the bottom and the right."""
     samples = [item.sample for item in items]
     return Batch(

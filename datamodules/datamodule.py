@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.augment import Augment
-from datamodules.batch import Batch, Item, collate
+from datamodules.batch import Batch, IndexedSample, collate
 from datamodules.captions import read_captions
-from datamodules.dataset import EvalDataset, TooManyBadSamples, TrainDataset, size_of
+from datamodules.dataset import EvalDataset, TrainDataset, size_of
+from datamodules.errors import TooManyBadSamples
 from datamodules.mixture import DistributedEvalSampler, Mixture, TrainSampler
 from datamodules.shards.reader import ShardSet
 
@@ -27,52 +29,75 @@ COUNT_EVERY = 20
 """Batches after which the ranks add up what they have drawn and skipped, and log it."""
 
 
+@dataclass(frozen=True)
+class Examples:
+    """What one example of training is.
+
+    Attributes:
+        augment: chooses the crop of an image.
+        with_clean: whether the clean images are wanted beside the degraded ones.
+        captions: caption file; None where captions are not needed.
+        color_jitter: strength of the colour jitter of clean images that are degraded on the fly.
+    """
+
+    augment: Augment
+    with_clean: bool
+    captions: Path | None = None
+    color_jitter: float = 0.0
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How examples become batches.
+
+    Attributes:
+        batch_size: images of a training batch, on all devices together.
+        val_batch_size: images of a validation batch, per device; 1 is used where `collate` cannot
+            stack the validation images.
+        val_images_per_task: how many images of each task validation takes; None for all.
+        num_workers: data processes per device.
+        collate: makes a batch of samples.
+    """
+
+    batch_size: int
+    val_batch_size: int
+    val_images_per_task: int | None
+    num_workers: int
+    collate: Callable[[list[IndexedSample]], Batch] = collate
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """In which order and proportions training draws.
+
+    Attributes:
+        seed: of the order and the augmentation.
+        task_weights: how often each task is drawn relative to the others; see Mixture.
+        max_skipped_fraction: the fraction of draws that may hit damaged samples; more of them stop
+            training.
+    """
+
+    seed: int
+    task_weights: Mapping[str, int]
+    max_skipped_fraction: float
+
+
 class RestorationDataModule(LightningDataModule):
-    """Tasks in fixed shares, whatever their sizes; the state is the number of draws.
+    """Tasks in fixed proportions, whatever their sizes; the state is the number of draws.
 
     Resuming from a checkpoint goes on with the next draw, on any number of ranks and workers.
     """
 
-    def __init__(
-        self,
-        shards: Path,
-        captions: Path | None,
-        augment: Augment,
-        with_clean: bool,
-        collate: Callable[[list[Item]], Batch],
-        batch_size: int,
-        val_batch_size: int,
-        val_per_task: int | None,
-        num_workers: int,
-        seed: int,
-        shares: Mapping[str, int],
-        max_skipped_fraction: float,
-        jitter: float = 0.0,
-    ) -> None:
-        """Read shards.
+    def __init__(self, shards: Path, examples: Examples, loading: Loading, mixing: Mixing) -> None:
+        """Read the shards whose index is in the folder `shards`.
 
-        Args:
-            shards: folder with the index of the shards.
-            captions: caption file; None where captions are not needed.
-            augment: what training sees of a pair of images.
-            with_clean: whether training wants the clean images.
-            collate: makes a batch of items.
-            batch_size: images of a training batch, on all devices together.
-            val_batch_size: per device, for validation; 1 where `collate` cannot stack its images.
-            val_per_task: how many images of each task validation looks at; None for all.
-            num_workers: data processes per device.
-            seed: of the order and the augmentation.
-            shares: how often each task is drawn, as with Mixture.
-            max_skipped_fraction: of the draws; more damaged ones stop training.
-            jitter: strength of the jitter of clean images that training degrades.
+        Raises:
+            MissingShards: there is no index.
+            BadIndex: it is damaged, or lists no training samples.
         """
         super().__init__()
-        self._shards, self._captions = shards, captions
-        self._augment, self._with_clean, self._collate = augment, with_clean, collate
-        self._batch_size, self._val_batch_size = batch_size, val_batch_size
-        self._val_per_task, self._workers, self._seed = val_per_task, num_workers, seed
-        self._shares, self._max_skipped_fraction = shares, max_skipped_fraction
-        self._jitter = jitter
+        self._shards, self._examples = shards, examples
+        self._loading, self._mixing = loading, mixing
         self._draws = self._skipped = self._batches = 0
         self._words = self.words()
         self._drawn = dict.fromkeys(self._words, 0)
@@ -82,36 +107,39 @@ class RestorationDataModule(LightningDataModule):
         """The degradations there are samples of in a split."""
         return ShardSet(self._shards, split).words
 
-    def train_dataloader(self) -> DataLoader[Item]:
+    def train_dataloader(self) -> DataLoader[IndexedSample]:
         """Endless batches, starting after the draws already used.
 
         Raises:
             FileNotFoundError: captions are needed, and there is no caption file.
-            ValueError: the shares do not fit the tasks, or a batch cannot be split evenly.
+            TaskWeightsError: the weights do not fit the tasks.
+            ValueError: a batch cannot be split evenly over the devices.
         """
         rank, world = self._rank_of_world()
-        if self._batch_size % world:
+        batch_size, examples = self._loading.batch_size, self._examples
+        if batch_size % world:
             raise ValueError(
-                f"a batch_size of {self._batch_size} images cannot be split evenly over {world} "
+                f"a batch_size of {batch_size} images cannot be split evenly over {world} "
                 "devices; take a multiple"
             )
         shards = ShardSet(self._shards, "train")
-        captions = None if self._captions is None else read_captions(self._captions)
+        captions = None if examples.captions is None else read_captions(examples.captions)
         counts = {word: samples.counts for word, samples in shards.tasks.items()}
-        mixture = Mixture(counts, self._seed, self._shares, shards.store.window)
+        mixture = Mixture(counts, self._mixing.seed, self._mixing.task_weights, shards.store.window)
         dataset = TrainDataset(
-            shards, captions, mixture, self._augment, self._with_clean, self._jitter
+            shards, captions, mixture, examples.augment, examples.with_clean, examples.color_jitter
         )
         sampler = TrainSampler(self._draws, rank, world)
-        return self._loader(dataset, sampler, self._batch_size // world)
+        return self._loader(dataset, sampler, batch_size // world)
 
-    def val_dataloader(self) -> DataLoader[Item]:
+    def val_dataloader(self) -> DataLoader[IndexedSample]:
         """The validation samples, each once over all ranks."""
         shards = ShardSet(self._shards, "val")
-        samples = [a for found in shards.tasks.values() for a in found[: self._val_per_task]]
+        most = self._loading.val_images_per_task
+        samples = [address for found in shards.tasks.values() for address in found[:most]]
         sampler = DistributedEvalSampler(len(samples), *self._rank_of_world())
-        batch_size = self._val_batch_size
-        if batch_size > 1 and self._collate is collate and len(set(map(size_of, samples))) > 1:
+        batch_size, stacks = self._loading.val_batch_size, self._loading.collate is collate
+        if batch_size > 1 and stacks and len(set(map(size_of, samples))) > 1:
             log.info("validation images differ in size, so each is a batch of its own")
             batch_size = 1
         return self._loader(EvalDataset(samples), sampler, batch_size)
@@ -142,9 +170,9 @@ class RestorationDataModule(LightningDataModule):
         """Say what was drawn."""
         drawn = {word: count for word, count in self._drawn.items() if count}
         if stage == "fit" and drawn and self._rank_of_world()[0] == 0:
-            shares = ", ".join(f"{word} {count}" for word, count in drawn.items())
+            counts = ", ".join(f"{word} {count}" for word, count in drawn.items())
             log.info(
-                "drawn for training: %s; damaged samples passed over: %d", shares, self._skipped
+                "drawn for training: %s; damaged samples passed over: %d", counts, self._skipped
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -169,16 +197,17 @@ class RestorationDataModule(LightningDataModule):
     def _log_counts(self) -> None:
         if self.trainer is not None:
             total = max(1, sum(self._drawn.values()))
-            shares = {f"drawn/{word}": count / total for word, count in self._drawn.items()}
+            fractions = {f"drawn/{word}": count / total for word, count in self._drawn.items()}
             for logger in self.trainer.loggers:
-                logger.log_metrics(shares | {"skipped": self._skipped}, self.trainer.global_step)
+                logger.log_metrics(fractions | {"skipped": self._skipped}, self.trainer.global_step)
 
     def _check_skipped(self) -> None:
-        if self._skipped > max(1.0, self._max_skipped_fraction * max(self._draws, 1000)):
+        allowed = self._mixing.max_skipped_fraction
+        if self._skipped > max(1.0, allowed * max(self._draws, 1000)):
             raise TooManyBadSamples(
                 f"{self._skipped} of {self._draws} training draws hit samples that cannot be used, "
-                f"more than data.max_skipped_fraction={self._max_skipped_fraction} allows; the "
-                "warnings above name them; mend the data, or raise it"
+                f"more than the fraction of {allowed} allowed; the warnings "
+                "above name them"
             )
 
     def _of_all_ranks(self, counts: Tensor) -> Tensor:
@@ -193,20 +222,20 @@ class RestorationDataModule(LightningDataModule):
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
-    def _loader(self, dataset: Any, sampler: Any, batch_size: int) -> DataLoader[Item]:
-        # Here too, before workers are forked: in a fork, OpenCV waits for threads that are gone.
+    def _loader(self, dataset: Any, sampler: Any, batch_size: int) -> DataLoader[IndexedSample]:
+        # Before workers are forked too: a forked OpenCV would wait for threads it does not have.
         cv2.setNumThreads(1)
         return DataLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
-            num_workers=self._workers,
+            num_workers=self._loading.num_workers,
             worker_init_fn=use_one_thread,
-            collate_fn=self._collate,
+            collate_fn=self._loading.collate,
             pin_memory=isinstance(getattr(self.trainer, "accelerator", None), CUDAAccelerator),
         )
 
 
 def use_one_thread(worker: int) -> None:
-    """In a worker process: there are as many of them as cores are to be used."""
+    """Limit OpenCV in a data process to one thread: there is one process per core."""
     cv2.setNumThreads(1)

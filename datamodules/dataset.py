@@ -7,26 +7,22 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch.utils.data import Dataset
 
-from datamodules.augment import Augment, View, surroundings
-from datamodules.batch import Item, Sample
-from datamodules.color_jitter import jitter
+from datamodules.augment import Augment, View, add_margin, color_jitter
+from datamodules.batch import IndexedSample, Sample
 from datamodules.degradations import degrade
+from datamodules.errors import TooManyBadSamples
 from datamodules.images import BadImage, Pixels
 from datamodules.mixture import Mixture
 from datamodules.shards.index import BadShard
 from datamodules.shards.reader import OpenSample, SampleAddress, ShardSet, Window
 
 MAX_REDRAWS = 20
-"""Damaged samples after which one draw gives up."""
+"""How many damaged samples in a row make a draw fail."""
 PREFETCH = 2000
-"""How many draws ahead far shards are fetched."""
+"""How many draws ahead remote shards are fetched."""
 
 
-class TooManyBadSamples(ValueError):
-    """More of the training data is damaged than the configuration allows."""
-
-
-class TrainDataset(Dataset[Item]):
+class TrainDataset(Dataset[IndexedSample]):
     """The training mixture: item n is draw n, for any n."""
 
     def __init__(
@@ -36,7 +32,7 @@ class TrainDataset(Dataset[Item]):
         mixture: Mixture,
         augment: Augment,
         with_clean: bool,
-        strength: float = 0.0,
+        color_jitter: float = 0.0,
     ) -> None:
         """Draw from shards by a mixture.
 
@@ -44,15 +40,16 @@ class TrainDataset(Dataset[Item]):
             shards: the training split.
             captions: by SHA-256 of the clean image; None leaves them empty.
             mixture: over the tasks of the shards.
-            augment: what to see of an image.
+            augment: chooses the crop of an image.
             with_clean: whether the clean image is wanted beside the degraded one.
-            strength: of the jitter of clean images before they are degraded.
+            color_jitter: strength of the colour jitter applied to clean images before they are
+                degraded on the fly; 0 for none.
         """
         self.shards, self.captions, self.mixture = shards, captions, mixture
-        self.augment, self.with_clean, self.strength = augment, with_clean, strength
+        self.augment, self.with_clean, self.color_jitter = augment, with_clean, color_jitter
 
-    def __getitem__(self, n: int) -> Item:
-        """Draw n; a damaged sample is passed over for a random other one of its task.
+    def __getitem__(self, n: int) -> IndexedSample:
+        """Draw n; a damaged sample is replaced by a random other one of its task.
 
         Raises:
             TooManyBadSamples: too many in a row were damaged.
@@ -63,7 +60,7 @@ class TrainDataset(Dataset[Item]):
         for _ in range(MAX_REDRAWS):
             address = samples[position]
             try:
-                return Item(self._load(address, rng), n, True, tuple(skipped))
+                return IndexedSample(self._load(address, rng), n, True, tuple(skipped))
             except (BadImage, BadShard) as error:
                 skipped.append(str(error))
             position = int(rng.integers(len(samples)))
@@ -74,20 +71,20 @@ class TrainDataset(Dataset[Item]):
 
     def _load(self, address: SampleAddress, rng: np.random.Generator) -> Sample:
         with address.open() as stored:
-            origin = stored.origin()
-            caption = self._caption(stored, origin["gt_sha256"])
+            metadata = stored.metadata()
+            caption = self._caption(stored, metadata["gt_sha256"])
             height, width = _size(stored, self.with_clean)
             view = self._view(stored, height, width, rng)
             if stored.has_lq:
                 lq = stored.pixels("lq", view.window)
                 gt = stored.pixels("gt", view.window) if self.with_clean else _NOTHING
             else:
-                around = surroundings(view.window, height, width)
+                around = add_margin(view.window, height, width)
                 clean = stored.pixels("gt", around)
-                if self.strength:
-                    clean = jitter(clean, self.strength, rng)
+                if self.color_jitter:
+                    clean = color_jitter(clean, self.color_jitter, rng)
                 lq, gt = _degraded(clean, address.word, view.window, around, rng)
-            source, name = origin["source"], stored.name
+            source, name = metadata["source"], stored.name
         return Sample(view.orient(lq), view.orient(gt), caption, address.word, source, name)
 
     def _view(self, stored: OpenSample, height: int, width: int, rng: np.random.Generator) -> View:
@@ -101,7 +98,7 @@ class TrainDataset(Dataset[Item]):
             return ""
         if caption := self.captions.get(digest):
             return caption
-        raise BadImage(f"{stored.name}: no caption; run `make captions` for these shards")
+        raise BadImage(f"{stored.name}: has no caption")
 
     def _prefetch(self, n: int) -> None:
         if self.shards.store.window is None:
@@ -110,25 +107,25 @@ class TrainDataset(Dataset[Item]):
         self.shards.store.prefetch(self.shards.tasks[word][position].shard)
 
 
-class EvalDataset(Dataset[Item]):
-    """Every sample as it is; numbers past the end give padding."""
+class EvalDataset(Dataset[IndexedSample]):
+    """Every sample, uncropped; indices past the end give padding."""
 
     def __init__(self, samples: Sequence[SampleAddress]) -> None:
         """Read samples without captions."""
         self.samples = samples
 
-    def __getitem__(self, i: int) -> Item:
+    def __getitem__(self, i: int) -> IndexedSample:
         """Sample i.
 
         Raises:
             BadImage: it is damaged, or has no degraded image; validation data must be whole.
         """
         valid = i < len(self.samples)
-        return Item(load_whole(self.samples[i if valid else 0]), i, valid, ())
+        return IndexedSample(load_whole(self.samples[i if valid else 0]), i, valid, ())
 
 
 def size_of(address: SampleAddress) -> tuple[int, int]:
-    """Height and width of a stored sample, by its header.
+    """Height and width of a stored sample, from its image headers.
 
     Raises:
         BadImage: it is damaged, or its images differ in size.
@@ -139,7 +136,7 @@ def size_of(address: SampleAddress) -> tuple[int, int]:
 
 
 def load_whole(address: SampleAddress) -> Sample:
-    """A stored sample, uncut and without its caption.
+    """A stored sample, uncropped and without its caption.
 
     Raises:
         BadImage: it is damaged, or has no degraded image.
@@ -150,7 +147,7 @@ def load_whole(address: SampleAddress) -> Sample:
             raise BadImage(f"{stored.name}: has no degraded image")
         _size(stored, with_clean=True)
         lq, gt = stored.pixels("lq", None), stored.pixels("gt", None)
-        return Sample(lq, gt, "", address.word, stored.origin()["source"], stored.name)
+        return Sample(lq, gt, "", address.word, stored.metadata()["source"], stored.name)
 
 
 _NOTHING = np.zeros((0, 0, 3), np.uint8)
@@ -169,7 +166,7 @@ def _size(stored: OpenSample, with_clean: bool) -> tuple[int, int]:
 def _degraded(
     clean: Pixels, word: str, window: Window, around: Window, rng: np.random.Generator
 ) -> tuple[Pixels, Pixels]:
-    """A window, degraded and clean, of what lies around it."""
+    """Degrade an image and its margin, and crop both to the window."""
     degraded = degrade(word, clean, int(rng.integers(2**63)))
     top, left = window.top - around.top, window.left - around.left
     rows, columns = slice(top, top + window.height), slice(left, left + window.width)

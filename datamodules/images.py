@@ -20,7 +20,7 @@ Pixels = NDArray[np.uint8]
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
 SWAPPED = (5, 6, 7, 8)
-"""EXIF orientations that turn an image on its side."""
+"""EXIF orientations that swap width and height."""
 
 _ENCODED_FAULTS = (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError)
 _PILLOW_FAULTS = (*_ENCODED_FAULTS, TypeError, struct.error)  # the last two are about EXIF

@@ -1,7 +1,7 @@
-"""The mixture: which sample the n-th training draw is, for any n, without a state.
+"""The mixture: which sample the n-th training draw is, for any n, without state.
 
-Whoever asks, in whatever order, on whatever rank or worker, draw n is the same sample under the
-same augmentation; so a run resumes from its draw number alone.
+Draw n is the same sample with the same augmentation in any order, on any rank and worker; so a run
+resumes from its number of draws alone.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from datamodules.errors import TaskWeightsError
+
 _ORDER, _VIEW = 0, 1  # keep the random streams of different uses apart
 _TASKS = -1  # of the order of tasks, where samples have the number of their task
 
 
 class Mixture:
-    """Draws tasks in fixed shares, and the samples of a task in fresh random order each epoch."""
+    """Draws tasks in fixed proportions, and the samples of a task in new order each epoch."""
 
     def __init__(
         self,
         counts: Mapping[str, Sequence[int]],
         seed: int,
-        shares: Mapping[str, int] | None = None,
+        task_weights: Mapping[str, int] | None = None,
         window: int | None = None,
     ) -> None:
         """Mix tasks.
@@ -32,29 +34,30 @@ class Mixture:
         Args:
             counts: of each word, the number of samples in each of its shards; not all 0.
             seed: of every order.
-            shares: how often each word is drawn in relation to the others, in whole numbers; a
-                word that is not named has 1, and 0 leaves it out.
+            task_weights: how often each word is drawn relative to the others, in whole numbers;
+                1 for a word that is not named; 0 leaves it out.
             window: how many shards of a task are drawn from at once, so that far shards are
                 needed one after the other; None for all.
 
         Raises:
-            ValueError: a share is negative or of an unknown word, or all are 0.
+            TaskWeightsError: a weight is negative or of an unknown word, or all are 0.
         """
-        shares = shares or {}
-        _check_shares(shares, counts)
-        self.words = tuple(word for word in counts if shares.get(word, 1))
+        task_weights = task_weights or {}
+        _check_weights(task_weights, counts)
+        self.words = tuple(word for word in counts if task_weights.get(word, 1))
         self._counts = tuple(tuple(counts[word]) for word in self.words)
-        self._shares = tuple(shares.get(word, 1) for word in self.words)
+        self._weights = tuple(task_weights.get(word, 1) for word in self.words)
         self.seed, self._window = seed, window
 
     def __call__(self, n: int) -> tuple[str, int]:
         """The word and the sample's position in its task for draw n.
 
-        Each run of sum(shares) draws holds every word as often as its share says, in random order.
+        Each block of sum(task_weights) draws holds every word as often as its weight, in random
+        order.
         """
-        block, slot = divmod(n, sum(self._shares))
-        task, before = _slots(self.seed, block, self._shares)[slot]
-        drawn = block * self._shares[task] + before  # times this task was drawn before draw n
+        block, slot = divmod(n, sum(self._weights))
+        task, before = _slots(self.seed, block, self._weights)[slot]
+        drawn = block * self._weights[task] + before  # times this task was drawn before draw n
         counts = self._counts[task]
         epoch, place = divmod(drawn, sum(counts))
         return self.words[task], int(_order(self.seed, task, epoch, counts, self._window)[place])
@@ -64,25 +67,24 @@ class Mixture:
         return np.random.default_rng([self.seed, _VIEW, n])
 
 
-def _check_shares(shares: Mapping[str, int], counts: Mapping[str, Sequence[int]]) -> None:
-    asked = {word for word, share in shares.items() if share != 1}
+def _check_weights(task_weights: Mapping[str, int], counts: Mapping[str, Sequence[int]]) -> None:
+    asked = {word for word, weight in task_weights.items() if weight != 1}
     if unknown := sorted(asked - set(counts)):
-        raise ValueError(
-            f"data.task_weights names {', '.join(unknown)}; there are samples of "
-            f"{', '.join(counts)}"
+        raise TaskWeightsError(
+            f"task_weights names {', '.join(unknown)}; there are samples of {', '.join(counts)}"
         )
-    if any(share < 0 for share in shares.values()):
-        raise ValueError(f"data.task_weights={dict(shares)}: shares are whole numbers from 0 up")
-    if not any(shares.get(word, 1) for word in counts):
-        raise ValueError("data.task_weights leaves no task to draw")
+    if any(weight < 0 for weight in task_weights.values()):
+        raise TaskWeightsError(f"task_weights={dict(task_weights)}: give whole numbers, 0 or more")
+    if not any(task_weights.get(word, 1) for word in counts):
+        raise TaskWeightsError("task_weights leaves no task to draw")
 
 
 @lru_cache(maxsize=64)
-def _slots(seed: int, block: int, shares: tuple[int, ...]) -> list[tuple[int, int]]:
+def _slots(seed: int, block: int, weights: tuple[int, ...]) -> list[tuple[int, int]]:
     """The task of each draw of a block, and how often the block drew it before."""
-    tasks = np.repeat(np.arange(len(shares)), shares)
+    tasks = np.repeat(np.arange(len(weights)), weights)
     tasks = np.random.default_rng([seed, _ORDER, _TASKS + 1, block]).permutation(tasks)
-    seen = [0] * len(shares)
+    seen = [0] * len(weights)
     slots = []
     for task in tasks.tolist():
         slots.append((task, seen[task]))
@@ -121,14 +123,14 @@ class TrainSampler(Sampler[int]):
 
 
 class DistributedEvalSampler(Sampler[int]):
-    """One rank's share of `size` samples, every sample once over all ranks.
+    """One rank's part of `size` samples; every sample occurs once over all ranks.
 
-    Ranks get equally many numbers, so that none waits for another in a collective call; a number
-    of `size` or more stands for nothing and is marked not valid by the dataset.
+    All ranks get equally many indices, so that collective calls match; indices of `size` or more
+    are padding, which the dataset marks as not valid.
     """
 
     def __init__(self, size: int, rank: int, world: int) -> None:
-        """Of `world` ranks, this is the share of `rank`."""
+        """The samples of rank `rank` of `world` ranks."""
         self.numbers = range(rank, -(-size // world) * world, world)
 
     def __iter__(self) -> Iterator[int]:

@@ -22,6 +22,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+from pipeline.errors import message
+
 Node = dict[str, Any]
 """A `_target_` with its arguments, or plain settings of a free form."""
 MISSING = "???"
@@ -162,7 +164,7 @@ def build(node: Mapping[str, Any], **more: Any) -> Any:
         return instantiate(dict(node), _convert_="all", **more)
     except InstantiationException as error:
         cause = error.__cause__ or error
-        raise ConfigError(f"{node.get('_target_')}: {' '.join(str(cause).split())}") from error
+        raise ConfigError(f"{node.get('_target_')}: {' '.join(message(cause).split())}") from error
 
 
 def _missing(node: Any, key: str) -> list[str]:

@@ -63,8 +63,10 @@ NETWORKS: Mapping[str, str] = {"modules.unet.ConditionalUNet": "unet"}
 TARGETS: Mapping[str, str] = {
     "datamodules.folders.PairFolder": "datamodules.sources.folder.PairFolder",
     "datamodules.synthetic.SyntheticPairs": "datamodules.sources.synthetic.SyntheticPairs",
-    "datamodules.photos.EmbeddedPhotos": "datamodules.sources.photos.EmbeddedPhotos",
-    "datamodules.photos.PhotoFolder": "datamodules.sources.photos.PhotoFolder",
+    "datamodules.photos.EmbeddedPhotos": "datamodules.sources.synthetic.EmbeddedPhotos",
+    "datamodules.photos.PhotoFolder": "datamodules.sources.synthetic.PhotoFolder",
+    "datamodules.sources.photos.EmbeddedPhotos": "datamodules.sources.synthetic.EmbeddedPhotos",
+    "datamodules.sources.photos.PhotoFolder": "datamodules.sources.synthetic.PhotoFolder",
     "datamodules.benchmarks.Benchmarks": "datamodules.sources.benchmarks.Benchmarks",
     "datamodules.ready.ReadyShards": "datamodules.sources.existing.ExistingShards",
     "modules.captioners.BlipCaptioner": "modules.captioning.blip.BlipCaptioner",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed
 
 from datamodules.mixture import DistributedEvalSampler
-from modules.metrics.group_mean import GroupMean
+from pipeline.training.group_mean import GroupMean
 
 SIZE, GROUPS = 7, 3
 

@@ -14,9 +14,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from datamodules.augment import RandomPatch
-from datamodules.batch import Batch, collate
+from datamodules.batch import Batch
 from datamodules.datamodule import RestorationDataModule
+from tests.training_data import data_module
 
 EVERY = 5
 """Steps between two validations."""
@@ -61,20 +61,7 @@ class NotesEnd(Callback):
 
 
 def data(shards: Path, batch_size: int = 4, num_workers: int = 0) -> RestorationDataModule:
-    return RestorationDataModule(
-        shards=shards,
-        captions=None,
-        augment=RandomPatch(16),
-        with_clean=True,
-        collate=collate,
-        batch_size=batch_size,
-        val_batch_size=3,
-        val_per_task=None,
-        num_workers=num_workers,
-        seed=0,
-        shares={},
-        max_skipped_fraction=0.01,
-    )
+    return data_module(shards, batch_size=batch_size, val_batch_size=3, num_workers=num_workers)
 
 
 def fit(

@@ -1,4 +1,4 @@
-"""The index of a set of shards: what each must hold."""
+"""The index of a set of shards: what each must contain."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from datamodules.errors import BadIndex, MissingShards
 from datamodules.files import read_json
 
 INDEX = "index.json"
@@ -13,7 +14,7 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class Shard:
-    """What the index says of one shard."""
+    """The index entry of one shard."""
 
     name: str
     words: list[str]
@@ -26,19 +27,19 @@ class Shard:
 
 
 class BadShard(ValueError):
-    """A shard that is not what the index says; the message names it."""
+    """A shard that does not match its index entry; the message names it."""
 
 
 def read_index(directory: Path) -> list[Shard]:
     """The shards of a directory.
 
     Raises:
-        FileNotFoundError: there is no index.
+        MissingShards: there is no index.
         ValueError: the index is damaged.
     """
     path = directory / INDEX
     if not path.is_file():
-        raise FileNotFoundError(f"no shard index {path}; run `make shards` first")
+        raise MissingShards(f"no shard index {path}")
     return parse_index(read_json(path), str(path))
 
 
@@ -46,13 +47,13 @@ def parse_index(index: object, name: str) -> list[Shard]:
     """The shards that an index lists.
 
     Raises:
-        ValueError: it is damaged.
+        BadIndex: it is damaged.
     """
     try:
         shards = [Shard(**entry) for entry in index["shards"]]  # type: ignore[index]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{name} is not a shard index ({error}); run `make shards`") from error
+        raise BadIndex(f"{name} is not a shard index ({error})") from error
     names = Counter(shard.name for shard in shards)
     if twice := [name for name, count in names.items() if count > 1]:
-        raise ValueError(f"{name} lists {', '.join(twice)} more than once; run `make shards`")
+        raise BadIndex(f"{name} lists {', '.join(twice)} more than once")
     return shards

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple, overload
 
 import numpy as np
 
+from datamodules.errors import BadIndex
 from datamodules.images import BadImage, Pixels, decode_image, image_size
 from datamodules.shards.index import BadShard
 from datamodules.shards.store import ShardStore, open_store
@@ -36,7 +37,7 @@ class OpenSample:
     """A sample in an open shard."""
 
     def __init__(self, file: BinaryIO, row: Any, shard: str) -> None:
-        """`row` is of headers.ROW."""
+        """`row` is of tar_index.ROW."""
         self._file, self._row, self._shard = file, row, shard
         self._decoded: dict[str, Pixels] = {}
         self._arrays: dict[str, tuple[int, int, int]] = {}
@@ -53,7 +54,7 @@ class OpenSample:
         """Whether the degraded image is stored."""
         return bool(self._row["lq"]["kind"])
 
-    def origin(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """The sample's `json` field: split, source, gt_sha256.
 
         Raises:
@@ -163,10 +164,10 @@ class SampleAddress:
         with self.open() as sample:
             return sample.name
 
-    def origin(self) -> dict[str, Any]:
-        """See OpenSample.origin."""
+    def metadata(self) -> dict[str, Any]:
+        """See OpenSample.metadata."""
         with self.open() as sample:
-            return sample.origin()
+            return sample.metadata()
 
     def image(self, field: str) -> Pixels:
         """The whole `lq` or `gt`."""
@@ -212,13 +213,13 @@ class ShardSet:
 
         Raises:
             BadShard: a shard is not what the index says.
-            ValueError: the split has no sample.
+            BadIndex: the split has no sample.
         """
         self.store = open_store(directory)
         shards = list(enumerate(self.store.shards))
         self._numbers = [n for n, shard in shards if shard.split == split and shard.count]
         if not self._numbers:
-            raise ValueError(f"no {split} samples in {directory}; run `make shards`")
+            raise BadIndex(f"{directory} has no {split} samples")
         words = sorted({word for n in self._numbers for word in self.store.shards[n].words})
         self.tasks = {
             word: Samples(self.store, [n for n in self._numbers if self._serves(n, word)], word)

@@ -14,7 +14,7 @@ import numpy as np
 from datamodules.files import read_json
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.index import BadShard, Shard, read_index
-from datamodules.shards.tar_index import Table, check_size, read_all_headers, read_headers
+from datamodules.shards.tar_index import Table, check_size, index_all_tars, index_tar
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class ShardStore(Protocol):
         ...
 
     def prefetch(self, number: int) -> None:
-        """Get a shard ready that will be used soon."""
+        """Fetch a shard that will be used soon."""
         ...
 
 
@@ -59,7 +59,7 @@ class LocalShards:
         """
         self.folder, self.shards = folder, shards
         self._times = [check_size(folder / shard.name, shard) for shard in shards]
-        self._rows = read_all_headers(folder, shards, self._times, cache)
+        self._rows = index_all_tars(folder, shards, self._times, cache)
         self._starts = np.cumsum([0, *(shard.count for shard in shards)])
 
     def table(self, number: int) -> Table:
@@ -106,7 +106,7 @@ class RemoteShards:
         self.cache.prefetch(shard.name, shard.bytes, shard.sha256)
 
     def _read_table(self, number: int) -> Table:
-        return self._fetched(number, lambda path: read_headers(path, self.shards[number]))
+        return self._fetched(number, lambda path: index_tar(path, self.shards[number]))
 
     def _fetched(self, number: int, use: Callable[[Path], T]) -> T:
         """Use a fetched shard; another process may have just evicted it, so look again."""
@@ -143,7 +143,7 @@ def open_store(directory: Path) -> ShardStore:
 
 
 @dataclass(frozen=True)
-class Link:
+class ShardLocation:
     """Where the shards of a folder's index lie.
 
     Attributes:
@@ -169,7 +169,7 @@ class Link:
         return ShardCache(self.url, folder, int(self.cache_gb * 1e9))
 
 
-def read_link(directory: Path) -> Link:
+def read_link(directory: Path) -> ShardLocation:
     """The link of a folder with an index; to the folder itself where it has none."""
     path = directory / LINK
-    return Link(**read_json(path)) if path.is_file() else Link(str(directory))
+    return ShardLocation(**read_json(path)) if path.is_file() else ShardLocation(str(directory))

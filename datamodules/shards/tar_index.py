@@ -28,7 +28,7 @@ Table = NDArray[np.void]
 """`[samples]` of ROW: offset and size in bytes of each file; an absent `lq` has kind 0."""
 
 
-def read_headers(path: Path, expected: Shard) -> Table:
+def index_tar(path: Path, expected: Shard) -> Table:
     """The table of one shard, from its tar headers alone.
 
     Raises:
@@ -49,7 +49,7 @@ def read_headers(path: Path, expected: Shard) -> Table:
                 samples[key][name] = (member.offset_data, member.size, kind)
                 last = key
     except (tarfile.TarError, OSError) as error:
-        raise BadShard(f"{path}: not a whole tar ({error}); see `make verify`") from error
+        raise BadShard(f"{path}: not a whole tar ({error})") from error
     return _table(path, samples, expected)
 
 
@@ -91,17 +91,13 @@ def check_size(path: Path, expected: Shard) -> int:
     try:
         stat = path.stat()
     except OSError as error:
-        raise BadShard(
-            f"{path}: missing, though the index lists it ({error.strerror}); see `make verify`"
-        ) from error
+        raise BadShard(f"{path}: missing, though the index lists it ({error.strerror})") from error
     if stat.st_size != expected.bytes:
-        raise BadShard(
-            f"{path}: {stat.st_size} bytes, the index says {expected.bytes}; see `make verify`"
-        )
+        raise BadShard(f"{path}: {stat.st_size} bytes, the index says {expected.bytes}")
     return stat.st_mtime_ns
 
 
-def read_all_headers(
+def index_all_tars(
     folder: Path, shards: Sequence[Shard], times: Sequence[int], cache: Path
 ) -> Table:
     """The tables of all shards, one after the other, mapped into memory from a file in `cache`.
@@ -119,13 +115,13 @@ def read_all_headers(
     if mapped is not None:
         return mapped
     with ThreadPoolExecutor(8) as pool:
-        tables = pool.map(lambda s: read_headers(folder / s.name, s), shards)
+        tables = pool.map(lambda s: index_tar(folder / s.name, s), shards)
         found = list(tqdm(tables, "index", len(shards), unit="shard", disable=len(shards) < 50))
     table = np.concatenate(found) if found else np.zeros(0, ROW)
     try:
         _write_table(file, table)
     except OSError as error:
-        log.warning("%s; the shards are indexed anew each time", error)
+        log.warning("%s; the shards are indexed again each time", error)
     mapped = _map_table(file, len(table))
     return table if mapped is None else mapped
 
@@ -137,7 +133,7 @@ def _map_table(file: Path, samples: int) -> Table | None:
     except OSError:
         return None
     except Exception as error:  # NumPy has many kinds for a damaged file
-        log.warning("%s is damaged (%s); it is made anew", file, error)
+        log.warning("%s is damaged (%s); it is made again", file, error)
         return None
     return table if table.dtype == ROW and table.shape == (samples,) else None
 

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from datamodules.files import file_hash
 from datamodules.shards.index import BadShard, Shard, read_index
-from datamodules.shards.store import Link, read_link
-from datamodules.shards.tar_index import check_size, read_headers
+from datamodules.shards.store import ShardLocation, read_link
+from datamodules.shards.tar_index import check_size, index_tar
 
 
 def verify_shards(directory: Path, num_workers: int) -> Iterator[str]:
@@ -36,7 +36,7 @@ def verify_shards(directory: Path, num_workers: int) -> Iterator[str]:
         yield from (f"{path}: not in the index" for path in strangers)
 
 
-def _fault_of(link: Link, shard: Shard) -> str | None:
+def _fault_of(link: ShardLocation, shard: Shard) -> str | None:
     try:
         if link.remote:
             path = link.cache().path(shard.name, shard.bytes, shard.sha256)
@@ -45,7 +45,7 @@ def _fault_of(link: Link, shard: Shard) -> str | None:
             check_size(path, shard)
             if (found := file_hash(path)) != shard.sha256:
                 return f"{path}: its SHA-256 is {found}, the index says {shard.sha256}"
-        read_headers(path, shard)
+        index_tar(path, shard)
     except (BadShard, OSError, ValueError) as error:
         return str(error)
     return None

@@ -18,11 +18,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from multiprocessing import connection, get_context, parent_process
+from operator import attrgetter
 from pathlib import Path
 
 import cv2
 from tqdm import tqdm
 
+from datamodules.errors import FormatError, TooManyBadPairs
 from datamodules.files import atomic_write, file_hash, read_json, remove_partial, write_json
 from datamodules.images import ENCODERS, BadImage, Pixels, content_hash
 from datamodules.shards.index import INDEX, Shard
@@ -52,17 +54,11 @@ class Format:
         """Check the values."""
         if self.encoding not in ENCODERS:
             known = ", ".join(ENCODERS)
-            raise ValueError(f"shards.format.encoding={self.encoding!r}; choose one of: {known}")
+            raise FormatError(f"encoding={self.encoding!r}; choose one of: {known}")
         if self.shard_mb <= 0:
-            raise ValueError(f"shards.format.shard_mb={self.shard_mb}; give more than 0")
+            raise FormatError(f"shard_mb={self.shard_mb}; give more than 0")
         if self.tile_size is not None and self.tile_size < 32:
-            raise ValueError(
-                f"shards.format.tile_size={self.tile_size}; tiles have at least 32 pixels"
-            )
-
-
-class TooManyBadPairs(ValueError):
-    """More samples had to be left out than the configuration allows."""
+            raise FormatError(f"tile_size={self.tile_size}; tiles have at least 32 pixels a side")
 
 
 def write_shards(
@@ -74,7 +70,7 @@ def write_shards(
 ) -> list[Shard]:
     """Make all samples and write them as shards; those that are there already are kept.
 
-    A small file beside each shard, of its name but `.json`, tells that it is finished. A training
+    A small `.json` file beside each shard marks it as finished. A training
     sample that cannot be made is left out and recorded; a validation sample is an error.
     `num_workers` is the number of processes besides this one; 0 does it all in this one.
 
@@ -127,7 +123,8 @@ def _plan_shards(
 
     ordered = sorted(samples, key=task)  # stable within a task
     with ThreadPoolExecutor(16) as pool:  # headers on a network file system take their time
-        sizes = list(tqdm(pool.map(_raw_bytes, ordered), "sizes", len(ordered), unit="pair"))
+        pixels = pool.map(attrgetter("pixels"), ordered)
+        sizes = [3 * n for n in tqdm(pixels, "sizes", len(ordered), unit="pair")]
     jobs: dict[str, list[PlannedSample]] = {}
     number: Counter[str] = Counter()
     for (split, words), group in groupby(zip(ordered, sizes, strict=True), lambda s: task(s[0])):
@@ -145,18 +142,12 @@ def _plan_shards(
 
 def _check_plan(samples: Sequence[PlannedSample]) -> None:
     if not samples:
-        raise ValueError("shards.source gives no sample at all")
+        raise ValueError("there is nothing to write: the source has no sample")
     seen: set[tuple[str, tuple[str, ...], str]] = set()
     for sample in samples:
         if (name := (sample.split, sample.words, sample.key)) in seen:
-            raise ValueError(
-                f"shards.source: two samples have the key {name}; rename {sample.source}"
-            )
+            raise ValueError(f"two samples have the key {name}; rename {sample.source}")
         seen.add(name)
-
-
-def _raw_bytes(sample: PlannedSample) -> int:
-    return sample.pixels * 3
 
 
 def _finish_shards(
@@ -200,7 +191,7 @@ def _prepare_process() -> None:
 
 def _finish_shard(path: Path, samples: Sequence[PlannedSample], form: Format) -> Shard:
     """Write one shard, or take what an interrupted run has finished."""
-    sidecar = _sidecar(path)
+    sidecar = path.with_suffix(".json")
     if path.is_file() and sidecar.is_file():
         finished = Shard(**read_json(sidecar))
         if path.stat().st_size == finished.bytes:
@@ -253,7 +244,7 @@ def _members(
     )
     for number, (rows, columns) in enumerate(windows):
         clean = gt[rows, columns]
-        origin = {
+        metadata = {
             "words": sample.words,
             "split": sample.split,
             "source": sample.source,
@@ -261,7 +252,7 @@ def _members(
         }
         key = sample.key if len(windows) == 1 else f"{sample.key}-{number:03d}"
         degraded = {} if lq is None else {f"lq.{encoding}": encode(lq[rows, columns])}
-        yield {"__key__": key} | degraded | {f"gt.{encoding}": encode(clean), "json": origin}
+        yield {"__key__": key} | degraded | {f"gt.{encoding}": encode(clean), "json": metadata}
 
 
 def _check_skipped(shards: Iterable[Shard], most: float) -> None:
@@ -269,11 +260,6 @@ def _check_skipped(shards: Iterable[Shard], most: float) -> None:
     if len(skipped) > most:
         shown = "\n  ".join(skipped[:10])
         raise TooManyBadPairs(
-            f"{len(skipped)} training pairs so far cannot be used, more than the {int(most)} that "
-            "shards.max_skipped_fraction allows; mend them, or raise it. The first ones:\n"
-            f"  {shown}"
+            f"{len(skipped)} training pairs so far cannot be used, more than the {int(most)} "
+            f"allowed. The first ones:\n  {shown}"
         )
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_suffix(".json")

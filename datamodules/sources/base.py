@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Protocol
 
 from datamodules.degradations import degrade
+from datamodules.errors import SourceError
 from datamodules.images import BadImage, Pixels, count_pixels, read_image
+
+SPLITS = ("train", "val")
 
 
 class PlannedSample(Protocol):
@@ -145,15 +148,28 @@ class DegradedFile:
         return degrade(self.word, clean, stable_seed(self.seed, self.source, self.word)), clean
 
 
-def check_words(words: Sequence[str], known: Sequence[str], where: str) -> None:
-    """Raise ValueError unless all words are known ones."""
-    if isinstance(words, str):
-        raise ValueError(f"{where}={words}: give a list, as in [{words}]")
-    if unknown := sorted(set(words) - set(known)):
-        raise ValueError(
-            f"{where}: unknown degradation {', '.join(map(repr, unknown))}; known words: "
-            f"{', '.join(known)}. Rename it, or list your own words in shards.source.words"
+def check_list(values: Sequence[str], known: Sequence[str], parameter: str) -> None:
+    """Raise SourceError unless a parameter is a list of known values."""
+    if isinstance(values, str):
+        raise SourceError(f"{parameter}={values}: give a list, as in [{values}]")
+    if unknown := sorted(set(values) - set(known)):
+        raise SourceError(
+            f"{parameter}: unknown {', '.join(map(repr, unknown))}; choose from {', '.join(known)}"
         )
+
+
+def by_stem(images: Sequence[Path]) -> dict[str, Path]:
+    """Images by their names without suffix.
+
+    Raises:
+        ValueError: two of one folder differ in their suffix alone.
+    """
+    stems: dict[Path, Path] = {}
+    for path in images:
+        if other := stems.get(path.with_suffix("")):
+            raise ValueError(f"{other} and {path} differ in their suffix alone; remove one of them")
+        stems[path.with_suffix("")] = path
+    return {stem.name: path for stem, path in stems.items()}
 
 
 def sample_key(name: str, number: int) -> str:

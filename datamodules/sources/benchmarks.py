@@ -9,8 +9,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from datamodules.errors import MissingDatasets, SourceError
 from datamodules.images import SUFFIXES
-from datamodules.sources.base import CleanFile, DegradedFile, FilePair, sample_key
+from datamodules.sources.base import (
+    CleanFile,
+    DegradedFile,
+    FilePair,
+    by_stem,
+    check_list,
+    sample_key,
+)
 from datamodules.sources.layouts import FOLDERS, LAYOUTS, Form, Layout
 
 Sample = FilePair | CleanFile | DegradedFile
@@ -47,12 +55,8 @@ class Benchmarks:
             FileNotFoundError: a dataset's folder is missing, or a split of it has no image.
         """
         if not self.datasets:
-            raise ValueError("shards.source.datasets names no dataset")
-        if unknown := sorted(set(self.datasets) - set(FOLDERS)):
-            raise ValueError(
-                f"shards.source.datasets: unknown dataset {', '.join(map(repr, unknown))}; "
-                f"known ones: {', '.join(FOLDERS)}"
-            )
+            raise SourceError("datasets names no dataset")
+        check_list(list(self.datasets), list(FOLDERS), "datasets")
         homes = self._homes()
         folder = cache(_images_of)
         return [
@@ -70,7 +74,7 @@ class Benchmarks:
         return sorted(path for path in degraded | clean if path.is_file())
 
     def _homes(self) -> dict[str, Path]:
-        """The folder of each dataset; raise FileNotFoundError that names all missing ones."""
+        """The folder of each dataset; raise MissingDatasets that names all missing ones."""
         homes: dict[str, Path] = {}
         missing = ""
         for dataset, given in self.datasets.items():
@@ -82,11 +86,7 @@ class Benchmarks:
             else:
                 homes[dataset] = home
         if missing:
-            raise FileNotFoundError(
-                f"datasets are missing below {self.root}:{missing}\nGive a dataset's folder as "
-                "shards.source.datasets.NAME=FOLDER, or leave it out with "
-                "~shards.source.datasets.NAME"
-            )
+            raise MissingDatasets(f"datasets are missing below {self.root}:{missing}")
         return homes
 
     def _samples(
@@ -140,7 +140,7 @@ def _check_names(images: list[Path], form: Form, where: str) -> None:
             f"where names match {form.name!r} before the suffix: {', '.join(wrong[:3])}; rename or "
             "remove them"
         )
-    _by_stem(images)
+    by_stem(images)
 
 
 def _clean_of(lq: Path, form: Form, folder: Callable[[Path], Folder]) -> Path:
@@ -155,17 +155,7 @@ def _clean_of(lq: Path, form: Form, folder: Callable[[Path], Folder]) -> Path:
 
 def _images_of(folder: Path) -> Folder:
     found = folder.iterdir() if folder.is_dir() else []
-    return _by_stem(sorted(path for path in found if _is_image(Path(path.name))))
-
-
-def _by_stem(images: list[Path]) -> Folder:
-    """Raise ValueError where two names differ in their suffix alone."""
-    stems: dict[Path, Path] = {}
-    for path in images:
-        if other := stems.get(path.with_suffix("")):
-            raise ValueError(f"{other} and {path} differ in their suffix alone; remove one of them")
-        stems[path.with_suffix("")] = path
-    return {stem.name: path for stem, path in stems.items()}
+    return by_stem(sorted(path for path in found if _is_image(Path(path.name))))
 
 
 def _is_image(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Shards that are ready: made in another run, on a shared disk or behind a URL."""
+"""Shards that exist already: made in another run, on a shared disk or behind a URL."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from datamodules.errors import MissingSource, SourceError
 from datamodules.files import atomic_write, write_json
 from datamodules.shards.index import INDEX, Shard, parse_index
-from datamodules.shards.store import LINK, Link
+from datamodules.shards.store import LINK, ShardLocation
 from datamodules.shards.transport import fetch_bytes
 
 
@@ -31,12 +32,10 @@ class ExistingShards:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.shuffle_window < 1 or self.cache_gb <= 0:
-            raise ValueError(
-                f"shards.source.shuffle_window={self.shuffle_window}, shards.source.cache_gb="
-                f"{self.cache_gb}: give "
-                "at least 1, and more than 0"
-            )
+        if self.shuffle_window < 1:
+            raise SourceError(f"shuffle_window={self.shuffle_window}: give 1 or more")
+        if self.cache_gb <= 0:
+            raise SourceError(f"cache_gb={self.cache_gb}: give more than 0")
 
     def files(self) -> list[Path]:
         """The index of a folder; none of a URL."""
@@ -56,8 +55,8 @@ class ExistingShards:
             try:
                 data = (Path(self.url) / INDEX).read_bytes()
             except OSError as error:
-                raise FileNotFoundError(
-                    f"shards.source.url={self.url}: {INDEX} cannot be read there ({error.strerror})"
+                raise MissingSource(
+                    f"url={self.url}: {INDEX} cannot be read there ({error.strerror})"
                 ) from error
         name = f"{INDEX} of {self.url}"
         try:
@@ -70,10 +69,10 @@ class ExistingShards:
             file.write(data)
         return shards
 
-    def _link(self) -> Link:
-        link = Link(self.url, self.cache_dir, self.cache_gb, self.shuffle_window)
+    def _link(self) -> ShardLocation:
+        link = ShardLocation(self.url, self.cache_dir, self.cache_gb, self.shuffle_window)
         if link.remote:
             return link
-        return Link(
+        return ShardLocation(
             str(Path(self.url).resolve()), self.cache_dir, self.cache_gb, self.shuffle_window
         )

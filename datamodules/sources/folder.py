@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.degradations import WORDS
+from datamodules.errors import MissingDegraded, MissingSplit, SourceError, UnknownWord
 from datamodules.images import list_images
 from datamodules.sources.base import (
+    SPLITS,
     CleanFile,
     DegradedFile,
     FilePair,
     PlannedSample,
-    check_words,
+    by_stem,
+    check_list,
     sample_key,
 )
-from datamodules.sources.photos import SPLITS
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,8 @@ class PairFolder:
     Attributes:
         root: the folder with `train` and `val`.
         splits: which of the two there are; `val` alone will do for evaluation.
-        words: the words there may be, None for the ten; a folder of any other name is an error.
+        words: the words there may be; None for those that can be synthesised here. A folder of
+            any other name is an error.
         synthetic: words whose degraded images are synthetic: training makes them from GT at each
             draw, even where there is a folder LQ; validation takes LQ, or where there is none makes
             them once.
@@ -50,11 +53,10 @@ class PairFolder:
             ValueError: a folder is named after no known degradation, two files of a folder differ
                 in their suffix alone, or a word without synthetic degradation is to be synthetic.
         """
-        if isinstance(self.splits, str):
-            raise ValueError(f"shards.source.splits={self.splits}: give a list, [{self.splits}]")
-        check_words(self.synthetic, WORDS, "shards.source.synthetic")
-        if not self.splits or set(self.splits) - set(SPLITS):
-            raise ValueError(f"shards.source.splits={list(self.splits)}: of train and val, or both")
+        check_list(self.splits, SPLITS, "splits")
+        check_list(self.synthetic, WORDS, "synthetic")
+        if not self.splits:
+            raise SourceError("splits=[]: give train, val or both")
         return [sample for split in self.splits for sample in self._split(split)]
 
     def files(self) -> list[Path]:
@@ -64,22 +66,26 @@ class PairFolder:
     def _split(self, split: str) -> list[PlannedSample]:
         folder = Path(self.root) / split
         if not folder.is_dir():
-            raise FileNotFoundError(
-                f"no folder {folder}; expected {folder}/WORD/{{LQ,GT}}; where "
-                f"there is to be no {split}, leave it out of shards.source.splits"
-            )
+            raise MissingSplit(f"no folder {folder}; expected {folder}/WORD/{{LQ,GT}}")
         words = sorted(p.name for p in folder.iterdir() if p.is_dir())
-        check_words(words, self.words or WORDS, str(folder))
+        known = self.words or WORDS
+        if unknown := [word for word in words if word not in known]:
+            raise UnknownWord(
+                f"{folder}: unknown degradation {', '.join(map(repr, unknown))}; known words: "
+                f"{', '.join(known)}"
+            )
         return [sample for word in words for sample in self._word(split, word, folder / word)]
 
     def _word(self, split: str, word: str, folder: Path) -> Sequence[PlannedSample]:
+        clean = by_stem(list_images(folder / "GT"))
         if word in self.synthetic and (split == "train" or not (folder / "LQ").is_dir()):
-            return [self._synthetic(split, word, i, p) for i, p in _numbered(folder / "GT")]
-        clean = {path.stem: path for _, path in _numbered(folder / "GT")}
-        if alone := len(set(clean) - {lq.stem for _, lq in _lq(folder, word)}):
+            return [self._synthetic(split, word, i, p) for i, p in enumerate(clean.values())]
+        degraded = _degraded(folder, word)
+        if alone := len(set(clean) - set(degraded)):
             log.warning("%s: %d of %d clean images have no LQ image", folder, alone, len(clean))
         pairs = (
-            (i, lq, clean.get(lq.stem, folder / "GT" / lq.name)) for i, lq in _lq(folder, word)
+            (i, lq, clean.get(stem, folder / "GT" / lq.name))
+            for i, (stem, lq) in enumerate(degraded.items())
         )
         return [
             FilePair(split, word, sample_key(lq.stem, i), self._source(gt), lq, gt)
@@ -96,25 +102,7 @@ class PairFolder:
         return path.relative_to(self.root).as_posix()
 
 
-def _lq(folder: Path, word: str) -> list[tuple[int, Path]]:
+def _degraded(folder: Path, word: str) -> dict[str, Path]:
     if not (folder / "LQ").is_dir() and word in WORDS:
-        raise FileNotFoundError(
-            f"no folder {folder / 'LQ'}; where the degraded images are to be made from GT, add "
-            f"{word} to shards.source.synthetic"
-        )
-    return _numbered(folder / "LQ")
-
-
-def _numbered(folder: Path) -> list[tuple[int, Path]]:
-    """The images of a folder with their numbers.
-
-    Raises:
-        ValueError: two names differ in their suffix alone.
-    """
-    images = list_images(folder)
-    stems: dict[str, Path] = {}
-    for path in images:
-        if other := stems.get(path.stem):
-            raise ValueError(f"{other} and {path} differ in their suffix alone; remove one of them")
-        stems[path.stem] = path
-    return list(enumerate(images))
+        raise MissingDegraded(f"no folder {folder / 'LQ'} of degraded images")
+    return by_stem(list_images(folder / "LQ"))

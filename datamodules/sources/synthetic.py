@@ -2,17 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from datamodules.degradations import WORDS, degrade
-from datamodules.images import BadImage, Pixels, count_pixels, read_image
-from datamodules.sources.base import check_words, sample_key, size_text, stable_seed
-from datamodules.sources.photos import SPLITS, Photo, PhotoSource
+from datamodules.errors import MissingPackage, SourceError
+from datamodules.images import BadImage, Pixels, count_pixels, list_images, read_image
+from datamodules.sources.base import SPLITS, check_list, sample_key, size_text, stable_seed
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A clean photograph on disk."""
+
+    name: str
+    """Unique among the photographs of its source."""
+    split: str
+    path: Path
+
+
+class PhotoSource(Protocol):
+    """A set of clean photographs, each in exactly one split."""
+
+    def photos(self) -> list[Photo]:
+        """All photographs, in an order that never changes."""
+        ...
+
+
+EMBEDDED: Mapping[str, tuple[str, str]] = {
+    "astronaut": ("skimage", "data/astronaut.png"),
+    "chelsea": ("skimage", "data/chelsea.png"),
+    "coffee": ("skimage", "data/coffee.png"),
+    "motorcycle_left": ("skimage", "data/motorcycle_left.png"),
+    "motorcycle_right": ("skimage", "data/motorcycle_right.png"),
+    "rocket": ("skimage", "data/rocket.jpg"),
+    "china": ("sklearn", "datasets/images/china.jpg"),
+    "flower": ("sklearn", "datasets/images/flower.jpg"),
+}
+"""Photographs that come inside installed packages: name -> (package, file)."""
+
+
+@dataclass(frozen=True)
+class EmbeddedPhotos:
+    """The photographs that come with scikit-image and scikit-learn; nothing is downloaded."""
+
+    train: Sequence[str]
+    val: Sequence[str]
+
+    def photos(self) -> list[Photo]:
+        """The named photographs of both splits.
+
+        Raises:
+            ValueError: a name is unknown or in both splits.
+        """
+        if unknown := (set(self.train) | set(self.val)) - set(EMBEDDED):
+            raise ValueError(f"unknown photos {sorted(unknown)}; there are {sorted(EMBEDDED)}")
+        if both := set(self.train) & set(self.val):
+            raise ValueError(f"photos {sorted(both)} are in both train and val")
+        return [
+            Photo(name, split, _package_file(*EMBEDDED[name]))
+            for split, names in zip(SPLITS, (self.train, self.val), strict=True)
+            for name in names
+        ]
+
+
+@dataclass(frozen=True)
+class PhotoFolder:
+    """Clean photographs in ROOT/train and ROOT/val."""
+
+    root: str
+
+    def photos(self) -> list[Photo]:
+        """All images of both folders, named by their files, and by the folder where both have one.
+
+        Raises:
+            FileNotFoundError: a folder is missing or holds no image.
+        """
+        found = [(split, path) for split in SPLITS for path in list_images(Path(self.root) / split)]
+        counts = Counter(path.name for _, path in found)
+        return [
+            Photo(path.name if counts[path.name] == 1 else f"{split}/{path.name}", split, path)
+            for split, path in found
+        ]
+
+
+def _package_file(package: str, file: str) -> Path:
+    spec = importlib.util.find_spec(package)  # finds the folder without importing the package
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingPackage(f"the package {package} is not installed")
+    return Path(spec.submodule_search_locations[0]) / file
 
 
 @dataclass(frozen=True)
@@ -87,22 +172,20 @@ class SyntheticPairs:
     def __post_init__(self) -> None:
         """Check the values."""
         if set(self.draws) != set(SPLITS) or min(self.draws.values()) < 0:
-            raise ValueError(f"shards.source.draws={dict(self.draws)}: give train and val, from 0")
+            raise SourceError(f"draws={dict(self.draws)}: give train and val, from 0")
         if self.crop is not None and self.crop < 32:
-            raise ValueError(
-                f"shards.source.crop={self.crop}; crops have at least 32 pixels a side"
-            )
+            raise SourceError(f"crop={self.crop}; crops have at least 32 pixels a side")
         if len(self.zoom) != 2 or not 0 < self.zoom[0] <= self.zoom[1]:
-            raise ValueError(f"shards.source.zoom={self.zoom}: give [LEAST, MOST], above 0")
+            raise SourceError(f"zoom={self.zoom}: give [LEAST, MOST], above 0")
 
     def plan(self) -> list[CropOfPhoto]:
         """All crops: by split, words, photograph, draw.
 
         Raises:
-            ValueError: a word is unknown.
+            SourceError: a word is unknown.
         """
         words = WORDS if self.words is None else self.words
-        check_words(words, WORDS, "shards.source.words")
+        check_list(words, WORDS, "words")
         words = tuple(words)
         photos, zoom = self.photos.photos(), (self.zoom[0], self.zoom[1])
         plan = []

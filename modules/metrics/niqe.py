@@ -7,13 +7,25 @@ that do not overlap, at full and half size.
 
 from __future__ import annotations
 
+import zipfile
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d, gaussian_filter  # type: ignore[import-untyped]
 from scipy.special import gamma  # type: ignore[import-untyped]
 
+from modules.metrics import Image, ImageMetric, Score, Weights, register
+
+if TYPE_CHECKING:
+    import torch
+
 Array = NDArray[np.float64]
 
+WEIGHTS = Weights(
+    "NIQE", "https://github.com/XPixelGroup/BasicSR/raw/v1.4.2/basicsr/metrics/niqe_pris_params.npz"
+)
+"""The authors' parameters as BasicSR has converted them, also in its source package 1.4.2."""
 BLOCK = 96
 """Side of a block, in pixels."""
 FEATURES = 36
@@ -23,14 +35,14 @@ GREY = np.array([0.298936, 0.587043, 0.114021])
 HALVING = np.array([-3, -9, 29, 111, 111, 29, -9, -3]) / 256
 """The cubic kernel (a = -1/2) stretched to twice its width, at the 8 pixels around a new one."""
 ROUNDING = 1e-9
-"""Grey levels that are none: their sign would tell the machine, not the image."""
+"""Differences of grey levels below this are rounding errors, whose sign depends on the machine."""
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 SHAPES = np.arange(0.2, 10.001, 0.001)
 RATIOS = gamma(2 / SHAPES) ** 2 / (gamma(1 / SHAPES) * gamma(3 / SHAPES))
 """E|x|² / E[x²] of the generalised Gaussian of each shape; it rises with the shape."""
 
 
-def niqe(image: NDArray[np.uint8], mean: Array, covariance: Array) -> float:
+def niqe(image: Image, mean: Array, covariance: Array) -> float:
     """Distance of an image from undistorted photographs, 0 or more; lower is better.
 
     D = √((ν₁ − ν₂)ᵀ ((Σ₁ + Σ₂)/2)⁺ (ν₁ − ν₂)), eq. 10, where ν₂ and Σ₂ are the mean and covariance
@@ -38,20 +50,14 @@ def niqe(image: NDArray[np.uint8], mean: Array, covariance: Array) -> float:
     fitted to their rounding errors do.
 
     Args:
-        image: RGB `[3, H, W]`.
+        image: RGB `[H, W, 3]`, of two blocks or more.
         mean: ν₁ `[36]`, of undistorted photographs.
         covariance: Σ₁ `[36, 36]`, of undistorted photographs.
 
     Raises:
-        ValueError: the image has no two blocks, or too few with any texture in them.
+        ValueError: too few blocks have any texture in them.
     """
-    height, width = image.shape[1:]
-    if (height // BLOCK) * (width // BLOCK) < 2:
-        raise ValueError(
-            f"NIQE needs two blocks of {BLOCK}x{BLOCK} pixels, so an image of at least "
-            f"{BLOCK}x{2 * BLOCK}; this one is {height}x{width}"
-        )
-    features = block_features(np.rint(np.tensordot(GREY, image, axes=1)))
+    features = block_features(np.rint(np.tensordot(GREY, image.transpose(2, 0, 1), axes=1)))
     textured = features[np.isfinite(features).all(axis=1)]
     if len(textured) < 2:
         raise ValueError(
@@ -125,3 +131,38 @@ def _fit(blocks: Array) -> tuple[Array, Array, Array]:
     shape = SHAPES[np.searchsorted((RATIOS[1:] + RATIOS[:-1]) / 2, ratio)]
     scale = np.sqrt(gamma(1 / shape) / gamma(3 / shape))
     return shape, left * scale, right * scale
+
+
+def load(device: torch.device | None = None) -> Score:
+    """NIQE with the parameters that its authors published; they are neither fitted nor replaced.
+
+    Raises:
+        Unavailable: their file is missing, or is not what it should be.
+    """
+    path = WEIGHTS.find()
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            mean = np.array(file["mu_pris_param"], dtype=np.float64).reshape(FEATURES)
+            covariance = np.array(file["cov_pris_param"], dtype=np.float64)
+            covariance = covariance.reshape(FEATURES, FEATURES)
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise WEIGHTS.unreadable("arrays of its parameters") from error
+    return lambda restored, clean: niqe(restored, mean, covariance)
+
+
+register(
+    ImageMetric(
+        name="niqe",
+        label="NIQE",
+        short="niqe",
+        table="Without a reference image",
+        convention=f"needs no clean image; 8-bit grey, blocks of {BLOCK} px",
+        digits=2,
+        higher_is_better=False,
+        position=12,
+        needs_reference=False,
+        min_size=(BLOCK, 2 * BLOCK),
+        weights=WEIGHTS,
+        load=load,
+    )
+)

@@ -91,7 +91,7 @@ def make_examples(folder: Path) -> list[Path]:
     from datamodules.degradations import WORDS, degrade
     from datamodules.files import atomic_write
     from datamodules.images import encode_png, read_image
-    from datamodules.sources.photos import EmbeddedPhotos
+    from datamodules.sources.synthetic import EmbeddedPhotos
 
     photos = [read_image(photo.path) for photo in EmbeddedPhotos(EXAMPLES, ()).photos()]
     paths = []

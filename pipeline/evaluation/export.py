@@ -1,16 +1,21 @@
-"""The figures as JSON and CSV, and as lines for the terminal."""
+"""The figures as JSON and CSV, as lines for the terminal, and on Weights & Biases."""
 
 from __future__ import annotations
 
 import csv
 import io
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from pipeline.evaluation.measures import MEAN, MEASURES, RGB
+from modules.metrics import METRICS, Metric, tables
+from pipeline.evaluation.gallery import Case
 from pipeline.evaluation.methods import INPUT, MODEL
 from pipeline.evaluation.rows import plain
-from pipeline.evaluation.summary import Figure, Group, Summary
-from pipeline.evaluation.tables import compared
+from pipeline.evaluation.summary import MEAN, Figure, Group, Summary
+from pipeline.tracking import TRACKER
+
+if TYPE_CHECKING:
+    import wandb
 
 
 def to_json(summary: Summary) -> dict[str, Any]:
@@ -25,7 +30,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "accuracy": recognition and recognition.accuracy,
         "words": recognition and list(recognition.words),
         "confusion": recognition and [list(line) for line in recognition.counts],
-        "conventions": {name: measure.convention for name, measure in MEASURES.items()},
+        "conventions": {name: metric.convention for name, metric in METRICS.items()},
         "interval": "95 % bootstrap interval of the mean",
         "figures": [_group(group) for group in summary.groups],
         "usage": [usage._asdict() for usage in summary.usage],
@@ -56,31 +61,73 @@ def to_csv(summary: Summary) -> str:
     """A line for each method, task and dataset; the columns say the convention and the unit."""
     file = io.StringIO()
     columns = ["method", "task", "dataset", "images"]
-    for name in MEASURES:
+    for name in METRICS:
         columns += [name, f"{name}_low95", f"{name}_high95"]
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
     for group in summary.groups:
-        ends = [_ends(group.figures.get(name)) for name in MEASURES]
+        ends = [_ends(group.figures.get(name)) for name in METRICS]
         values = [value for end in ends for value in end]
         writer.writerow([group.method, group.task, group.dataset, group.images, *values])
     return file.getvalue()
 
 
 def to_text(summary: Summary) -> str:
-    """PSNR and SSIM of each method and task, in the reference's convention, for a terminal."""
-    psnr, ssim = RGB
-    methods = compared(summary)
-    lines = [f"{psnr.label} in {psnr.unit} / {ssim.label}, {psnr.convention}"]
-    lines.append(f"{'':16}" + "".join(f"{method[:15]:>16}" for method in methods))
-    for task in (*summary.tasks, MEAN):
-        cells = [_cell(summary.group(method, task)) for method in methods]
-        lines.append(f"{task:16}" + "".join(f"{cell:>16}" for cell in cells))
+    """The metrics of validation by method and task, for a terminal."""
+    lines = []
+    for metrics in tables(metric for metric in METRICS.values() if metric.in_validation).values():
+        lines += _table(metrics, summary)
     if found := summary.recognition:
         share = f"{100 * found.accuracy:.1f}%, the mean of the degradations"
         lines.append(f"degradation recognised: {share}, of {found.images} images")
     lines += [f"{name}: not computed; {reason}" for name, reason in summary.missing.items()]
     return "\n".join(lines)
+
+
+def _table(metrics: Sequence[Metric], summary: Summary) -> list[str]:
+    """A heading and a line for each task; nothing where no method has any of the metrics."""
+    methods, places = summary.compared, (*summary.tasks, MEAN)
+    cells = [[_cell(summary.group(m, place), metrics) for m in methods] for place in places]
+    if not any(any(line) for line in cells):
+        return []
+    labels = (f"{m.label} in {m.unit}" if m.unit else m.label for m in metrics)
+    return [
+        f"{' / '.join(labels)}, {metrics[0].convention}",
+        f"{'':16}" + "".join(f"{method[:15]:>16}" for method in methods),
+        *(
+            f"{place:16}" + "".join(f"{cell or '-':>16}" for cell in line)
+            for place, line in zip(places, cells, strict=True)
+        ),
+    ]
+
+
+def show(summary: Summary, cases: Sequence[Case]) -> None:
+    """Show figures, table and pictures on the stage's Weights & Biases run, if there is one."""
+    TRACKER(lambda run: run.summary.update(figures(summary)))
+    TRACKER(lambda run: run.log({"scores": _scores(summary), "gallery": _pictures(cases)}))
+
+
+def _scores(summary: Summary) -> wandb.Table:
+    import wandb
+
+    rows = [
+        [group.method, group.task, group.dataset, group.images]
+        + [group.figures[m].mean if m in group.figures else None for m in METRICS]
+        for group in summary.groups
+    ]
+    return wandb.Table(columns=["method", "task", "dataset", "images", *METRICS], data=rows)
+
+
+def _pictures(cases: Sequence[Case]) -> wandb.Table:
+    import wandb
+
+    labels = dict.fromkeys(picture.label for case in cases for picture in case.pictures)
+    rows = []
+    for case in cases:
+        images = {picture.label: wandb.Image(picture.image) for picture in case.pictures}
+        cells = [images.get(label) for label in labels]
+        rows.append([case.task, case.name, case.found, case.gain, *cells])
+    return wandb.Table(columns=["task", "name", "found", "gain", *labels], data=rows)
 
 
 def _headline(summary: Summary, task: str) -> dict[str, Any]:
@@ -94,7 +141,7 @@ def _headline(summary: Summary, task: str) -> dict[str, Any]:
 
 def _short(group: Group | None) -> dict[str, float]:
     found = group.figures if group else {}
-    return {MEASURES[name].short: figure.mean for name, figure in found.items()}
+    return {METRICS[name].short: figure.mean for name, figure in found.items()}
 
 
 def _group(group: Group) -> dict[str, Any]:
@@ -111,6 +158,8 @@ def _ends(figure: Figure | None) -> list[float | str]:
     return ["" if v is None else v for v in (figure.mean, figure.low, figure.high)]
 
 
-def _cell(group: Group | None) -> str:
-    psnr, ssim = (group.figures.get(measure.name) if group else None for measure in RGB)
-    return f"{psnr.mean:.2f} / {ssim.mean:.3f}" if psnr and ssim else "-"
+def _cell(group: Group | None, metrics: Sequence[Metric]) -> str:
+    found = [(m, group.figures.get(m.name)) for m in metrics] if group else []
+    if not any(figure for _, figure in found):
+        return ""
+    return " / ".join(m.text(figure.mean) if figure else "-" for m, figure in found)

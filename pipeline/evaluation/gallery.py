@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from datamodules.images import Pixels, read_image
+from datamodules.images import Pixels
+from modules.metrics import METRICS
+from modules.metrics.psnr import PSNR
 from pipeline.evaluation.ablations import ABLATIONS
-from pipeline.evaluation.measures import NO_REFERENCE, RGB, Measure
-from pipeline.evaluation.methods import INPUT, MODEL, Method
+from pipeline.evaluation.data import Sample, key_of
+from pipeline.evaluation.methods import INPUT, MODEL, Method, image_of
 from pipeline.evaluation.rows import Row
-from pipeline.evaluation.samples import Sample, key_of
 
 SIDE = 256
 """Pixels of the longer side of a picture, at most."""
@@ -65,11 +66,10 @@ def gallery(
     shown = [name for name in methods if name not in ABLATIONS]
     judged = MODEL if MODEL in methods else shown[1]
     by_key = {(row.method, row.sample): row for row in rows}
-    psnr = RGB[0].name
     gains = {}
     samples = [s for s in samples if not by_key[INPUT, key_of(s)].fault]
     for sample in samples:
-        scores = [by_key[name, key_of(sample)].scores.get(psnr) for name in (judged, INPUT)]
+        scores = [by_key[name, key_of(sample)].scores.get(PSNR) for name in (judged, INPUT)]
         gains[key_of(sample)] = _gain(*scores)
     cases = []
     for task in sorted({sample.task for sample in samples}):
@@ -109,8 +109,7 @@ def _case(
     for name, row in rows.items():
         if row.fault:
             continue
-        path = methods[name].path(sample)
-        image = pair.degraded if path is None else read_image(path)
+        image = image_of(methods[name], sample)
         pictures.append(Picture(name, _score(row), _small(image)))
     if pair.clean is not None:
         pictures.append(Picture(CLEAN, "", _small(pair.clean)))
@@ -126,12 +125,9 @@ def _small(image: Pixels) -> Pixels:
 
 
 def _score(row: Row) -> str:
-    for measure in (RGB[0], NO_REFERENCE):
-        if measure.name in row.scores:
-            return _text(measure, row.scores[measure.name])
+    """The first of the metrics that the image has."""
+    for metric in METRICS.values():
+        if metric.name in row.scores:
+            text = metric.text(row.scores[metric.name])
+            return f"{text} {metric.unit}" if metric.unit else f"{metric.label} {text}"
     return ""
-
-
-def _text(measure: Measure, value: float) -> str:
-    text = f"{value:.{measure.digits}f}"
-    return f"{text} {measure.unit}" if measure.unit else f"{measure.label} {text}"

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from datamodules.files import atomic_write
-from datamodules.images import BadImage, encode_png, read_image
+from datamodules.images import BadImage, Pixels, encode_png, read_image
 from modules.clip.daclip import Embeddings
 from modules.inference.device import is_out_of_memory
 from modules.inference.restore import Conditions, NotFiniteError, RestorationModel, restore
 from pipeline.evaluation.ablations import ABLATIONS, CLEAN_CONTENT, Given
+from pipeline.evaluation.data import Sample, key_of
 from pipeline.evaluation.memory import peak_mb, reset_peak
-from pipeline.evaluation.samples import Sample, key_of
 
 INPUT, MODEL = "input", "model"
 """The degraded image itself, and the model as it is; ablations of it go by their own names."""
@@ -73,6 +73,12 @@ class Method(Protocol):
     def path(self, sample: Sample) -> Path | None:
         """The file with its output for a sample; None where that is the degraded image."""
         ...
+
+
+def image_of(method: Method, sample: Sample) -> Pixels:
+    """What a method has made of a sample, as it is kept."""
+    path = method.path(sample)
+    return sample.load().degraded if path is None else read_image(path)
 
 
 class Input:

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from modules.metrics import Metric
 from modules.reference.released import REFERENCE_WORDS
-from pipeline.evaluation.measures import FID, LPIPS, MEAN, RGB, Measure, Y
+from pipeline.evaluation.summary import MEAN
 
 AVERAGE = "ten-task average; RGB or Y, and border: not stated"
 SINGLE = "single task; Y, border not stated"
+OTHERS = ("lpips_alex", "fid")
 DETAILS = "details not stated"
-"""Of LPIPS and FID."""
+"""Of these other metrics."""
 
 
 class Printed(NamedTuple):
@@ -24,8 +26,8 @@ class Printed(NamedTuple):
     task: str
     """MEAN for the average over the ten tasks."""
     dataset: str
-    values: Mapping[Measure, float]
-    """By the measure it is shown beside."""
+    values: Mapping[str, float]
+    """By the name of the metric it is shown beside."""
     convention: str
     """Of PSNR and SSIM."""
 
@@ -39,9 +41,10 @@ def _printed(
     psnr: float | None = None,
     ssim: float | None = None,
 ) -> Printed:
-    beside, convention = (RGB, AVERAGE) if task == MEAN else (Y, SINGLE)
-    found = zip((*beside, LPIPS, FID), (psnr, ssim, lpips, fid), strict=True)
-    values = {measure: value for measure, value in found if value is not None}
+    plane, convention = ("rgb", AVERAGE) if task == MEAN else ("y", SINGLE)
+    names = (f"psnr_{plane}_border4", f"ssim_{plane}_border4", *OTHERS)
+    found = zip(names, (psnr, ssim, lpips, fid), strict=True)
+    values = {name: value for name, value in found if value is not None}
     return Printed(method, task, dataset, values, convention)
 
 
@@ -62,6 +65,12 @@ RECOGNISED = dict.fromkeys(REFERENCE_WORDS, 1.0) | {"motion-blurry": 0.916}
 RECOGNISED_MEAN = 0.992
 
 
-def printed(measures: Sequence[Measure]) -> list[Printed]:
-    """What is published of any of some measures."""
-    return [entry for entry in PUBLISHED if any(m in entry.values for m in measures)]
+def published(metrics: Sequence[Metric]) -> dict[tuple[str, str], list[Printed]]:
+    """What is published of any of some metrics, by method and convention."""
+    names = {metric.name for metric in metrics}
+    found: dict[tuple[str, str], list[Printed]] = {}
+    for entry in PUBLISHED:
+        if names & set(entry.values):
+            convention = DETAILS if names <= set(OTHERS) else entry.convention
+            found.setdefault((entry.method, convention), []).append(entry)
+    return found

@@ -9,11 +9,20 @@ from math import isfinite
 from statistics import fmean
 from typing import NamedTuple
 
-from modules.metrics.bootstrap import confidence, confidence_of_tasks
-from pipeline.evaluation.inception import Place
-from pipeline.evaluation.measures import FID, MEAN, MEASURES, RGB
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap  # type: ignore[import-untyped]
+
+from modules.metrics import METRICS
+from pipeline.evaluation.ablations import ABLATIONS
 from pipeline.evaluation.methods import MODEL
 from pipeline.evaluation.rows import Row
+from pipeline.evaluation.scoring import SetFigures
+
+MEAN = "mean"
+"""In place of a task: the average over tasks, each of equal weight."""
+RESAMPLES, LEVEL = 2000, 0.95
+"""Of the bootstrap intervals."""
 
 
 class Figure(NamedTuple):
@@ -40,7 +49,7 @@ class Group(NamedTuple):
     """Whether it is all of the task."""
     images: int
     figures: Mapping[str, Figure]
-    """By the names of MEASURES."""
+    """By the names of METRICS."""
 
 
 class Usage(NamedTuple):
@@ -97,11 +106,22 @@ class Summary:
         found = (g for g in self.groups if g.whole and (g.method, g.task) == (method, task))
         return next(found, None)
 
+    @property
+    def compared(self) -> list[str]:
+        """The methods that compete: all but the ablations."""
+        return [method for method in self.methods if method not in ABLATIONS]
+
+    @property
+    def ablated(self) -> list[str]:
+        """The model and its ablations; none where there are no ablations."""
+        found = [method for method in self.methods if method in ABLATIONS]
+        return [MODEL, *found] if found else []
+
 
 def summarise(
     rows: Sequence[Row],
     words: Sequence[str],
-    fid: Mapping[Place, float],
+    set_figures: SetFigures,
     missing: Mapping[str, str],
 ) -> Summary:
     """Average rows over the images of a task, and tasks, with equal weight, over the whole.
@@ -109,7 +129,7 @@ def summarise(
     Args:
         rows: at least one, in the order in which methods and tasks are to be shown.
         words: the degradations the controller tells apart.
-        fid: of the groups that have one.
+        set_figures: scores of sets of images, of the groups that have them.
         missing: metrics that were not computed at all, each with the reason.
     """
     by_place: dict[tuple[str, str], list[Row]] = defaultdict(list)
@@ -120,7 +140,7 @@ def summarise(
     groups = [
         group
         for method in methods
-        for group in _of_method(method, [by_place[method, task] for task in tasks], fid)
+        for group in _of_method(method, [by_place[method, task] for task in tasks], set_figures)
     ]
     return Summary(
         methods,
@@ -132,20 +152,18 @@ def summarise(
     )
 
 
-def _of_method(
-    method: str, tasks: Sequence[Sequence[Row]], fid: Mapping[Place, float]
-) -> list[Group]:
+def _of_method(method: str, tasks: Sequence[Sequence[Row]], set_figures: SetFigures) -> list[Group]:
     """The groups of each task and its datasets, and the mean."""
     groups = []
     for rows in tasks:
         if not rows:
             continue
         datasets = sorted({row.dataset for row in rows})
-        groups.append(_group(method, rows, datasets, True, fid))
+        groups.append(_group(method, rows, datasets, True, set_figures))
         if len(datasets) > 1:
             for name in datasets:
                 of_dataset = [row for row in rows if row.dataset == name]
-                groups.append(_group(method, of_dataset, [name], False, fid))
+                groups.append(_group(method, of_dataset, [name], False, set_figures))
     return [*groups, _mean(method, [rows for rows in tasks if rows], groups)]
 
 
@@ -154,17 +172,16 @@ def _group(
     rows: Sequence[Row],
     datasets: Sequence[str],
     whole: bool,
-    fid: Mapping[Place, float],
+    set_figures: SetFigures,
 ) -> Group:
     task = rows[0].task
     figures = {}
-    for name in MEASURES:
+    for name in METRICS:
         if values := [row.scores[name] for row in rows if name in row.scores]:
-            figures[name] = Figure(fmean(values), *_interval(values), len(values), 1)
-    distance = fid.get((method, task, "" if whole else datasets[0]))
-    if distance is not None:
-        compared = sum(RGB[0].name in row.scores for row in rows)
-        figures[FID.name] = Figure(distance, None, None, compared, 1)
+            figures[name] = Figure(fmean(values), *interval([values]), len(values), 1)
+        of_sets = set_figures.get(name, {})
+        if found := of_sets.get((method, task, "" if whole else datasets[0])):
+            figures[name] = Figure(found.value, None, None, found.images, 1)
     return Group(method, task, " + ".join(datasets), whole, len(rows), figures)
 
 
@@ -172,31 +189,46 @@ def _mean(method: str, tasks: Sequence[Sequence[Row]], groups: Sequence[Group]) 
     whole = [group for group in groups if group.whole]
     datasets = " + ".join(sorted({row.dataset for rows in tasks for row in rows}))
     figures = {}
-    for name in MEASURES:
+    for name in METRICS:
         found = [group.figures[name] for group in whole if name in group.figures]
         if found:
             values = [[r.scores[name] for r in rows if name in r.scores] for rows in tasks]
-            interval = _interval_of_tasks([of_task for of_task in values if of_task])
+            ends = interval([of_task for of_task in values if of_task])
             images = sum(figure.images for figure in found)
             mean = fmean(figure.mean for figure in found)
-            figures[name] = Figure(mean, *interval, images, len(found))
+            figures[name] = Figure(mean, *ends, images, len(found))
     images = sum(group.images for group in whole)
     return Group(method, MEAN, datasets, True, images, figures)
 
 
-Interval = tuple[float | None, float | None]
-NO_INTERVAL: Interval = (None, None)
+def interval(tasks: Sequence[Sequence[float]]) -> tuple[float | None, float | None]:
+    """Ends of a 95 % interval of the mean over tasks, each of equal weight whatever its size.
+
+    Percentile bootstrap (Efron and Tibshirani, 1993, section 13.3); values are drawn within their
+    task. Where they are few it is too short: of normal values it holds the true mean in 87 % of
+    cases with 6 values, 90 % with 10, 94 % with 30.
+
+    Returns:
+        None where there is no spread to see: of a task with a single value, or with infinite ones,
+        such as the PSNR of equal images.
+    """
+    if not tasks or any(len(task) < 2 or not all(map(isfinite, task)) for task in tasks):
+        return None, None
+    found = bootstrap(
+        tasks,
+        _mean_of_means,
+        n_resamples=RESAMPLES,
+        batch=100,  # bounds the memory
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
-def _interval(values: Sequence[float]) -> Interval:
-    """None where a single image's spread is not known, or equal images have infinite PSNR."""
-    return confidence(values) if len(values) > 1 and all(map(isfinite, values)) else NO_INTERVAL
-
-
-def _interval_of_tasks(tasks: Sequence[Sequence[float]]) -> Interval:
-    """Of the mean over tasks; likewise."""
-    known = tasks and all(len(task) > 1 and all(map(isfinite, task)) for task in tasks)
-    return confidence_of_tasks(tasks) if known else NO_INTERVAL
+def _mean_of_means(*tasks: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    means: NDArray[np.float64] = np.mean([values.mean(axis=axis) for values in tasks], axis=0)
+    return means
 
 
 def _took(method: str, rows: Sequence[Row]) -> bool:
@@ -238,5 +270,5 @@ def _missing(rows: Sequence[Row]) -> dict[str, str]:
     }
     for name, found in small.items():
         reason = next(iter(found.values()))
-        missing[MEASURES[name].title] = f"of {len(found)} of {len(samples)} images; {reason}"
+        missing[METRICS[name].title] = f"of {len(found)} of {len(samples)} images; {reason}"
     return missing

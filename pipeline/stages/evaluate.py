@@ -11,7 +11,7 @@ from pydantic import Field
 
 from datamodules.files import atomic_write, write_json
 from datamodules.shards.index import INDEX
-from modules.metrics.weight_files import found_weights
+from modules.metrics import METRICS, find_weights
 from pipeline.config import Config, ConfigError, Section
 from pipeline.distributed import current_rank, device_of, use_own_gpu
 from pipeline.legacy import current_record
@@ -22,11 +22,10 @@ from pipeline.stages import shards, train_controller, train_restorer
 
 if TYPE_CHECKING:
     from modules.inference.restore import RestorationModel
+    from pipeline.evaluation.data import Sample
     from pipeline.evaluation.methods import Method
-    from pipeline.evaluation.rows import Row
-    from pipeline.evaluation.samples import Sample
+    from pipeline.evaluation.rows import Job, Row
     from pipeline.evaluation.summary import Summary
-    from pipeline.evaluation.work import Job
 
 log = logging.getLogger(__name__)
 
@@ -101,11 +100,10 @@ def _run(config: Config, folder: Path) -> None:
     """
     from pipeline.evaluation import export
     from pipeline.evaluation.ablations import check_ablations
-    from pipeline.evaluation.inception import fid_of
-    from pipeline.evaluation.perceptual import load_perceptual
-    from pipeline.evaluation.sets import read_sets
+    from pipeline.evaluation.data import read_sets
+    from pipeline.evaluation.rows import Job, measure
+    from pipeline.evaluation.scoring import load_scorers, score_sets
     from pipeline.evaluation.summary import summarise
-    from pipeline.evaluation.work import Job, measure
     from pipeline.models.store import load_models
 
     rank, settings = current_rank(), config[EvaluateConfig]
@@ -120,18 +118,18 @@ def _run(config: Config, folder: Path) -> None:
     known = models.encoder.words if models else None
     samples = read_sets(evaluated_sets(config), known)
     methods = _methods(config, models, samples, folder)
-    perceptual = load_perceptual(device_of(config), with_fid=rank.rank == 0)
-    job = Job(samples, methods, perceptual)
+    scorers = load_scorers(device_of(config), with_sets=rank.rank == 0)
+    job = Job(samples, methods, scorers.of_images)
     stamp = describe(STAGE, config)["fingerprint"]
     rows = measure(job, folder, stamp, settings.batch_size, rank)
     if rank.rank > 0:
         log.info("rank %d is done", rank.rank)
         return
     faulty = {(row.method, row.sample) for row in rows if row.fault}
-    fid, reasons = fid_of(perceptual.fid, samples, methods, faulty) if perceptual.fid else ({}, {})
-    missing = perceptual.missing | reasons | _without_clean(samples, settings.ablations)
+    of_sets, reasons = score_sets(scorers.of_sets, samples, methods, faulty)
+    missing = scorers.missing | reasons | _without_clean(samples, settings.ablations)
     words = known or sorted({sample.task for sample in samples})
-    summary = summarise(rows, words, fid, missing)
+    summary = summarise(rows, words, of_sets, missing)
     _report(config, folder, Evaluated(job, models, rows, summary))
     log.info("%s\nreport: %s", export.to_text(summary), folder / REPORT)
 
@@ -212,8 +210,8 @@ def _methods(
     config: Config, models: RestorationModel | None, samples: list[Sample], folder: Path
 ) -> dict[str, Method]:
     """All columns of the table, in order."""
+    from pipeline.evaluation.data import find_outputs
     from pipeline.evaluation.methods import INPUT, MODEL, Input, Outputs, Restorations
-    from pipeline.evaluation.outputs import find_outputs
 
     methods: dict[str, Method] = {INPUT: Input()}
     if models:
@@ -228,23 +226,18 @@ def _without_clean(samples: list[Sample], ablations: Sequence[str]) -> dict[str,
     if not (count := sum(not sample.has_clean for sample in samples)):
         return {}
     reason = f"of {count} of {len(samples)} images, for they have no clean one"
-    names = [
-        "PSNR",
-        "SSIM",
-        "LPIPS",
-        "FID",
-        *(["clean_content"] if "clean_content" in ablations else []),
-    ]
+    names = list(dict.fromkeys(m.label for m in METRICS.values() if m.needs_reference))
+    names += [name for name in ablations if name == "clean_content"]
     return {f"{', '.join(names[:-1])} and {names[-1]}": reason}
 
 
 def _report(config: Config, folder: Path, evaluated: Evaluated) -> None:
     from datamodules.images import encode_png
-    from pipeline.evaluation import board, export
+    from pipeline.evaluation import export
+    from pipeline.evaluation.data import key_of
     from pipeline.evaluation.gallery import gallery
     from pipeline.evaluation.methods import INPUT
     from pipeline.evaluation.report import write_report
-    from pipeline.evaluation.samples import key_of
 
     job, models, rows, summary = evaluated
     damaged = {row.sample for row in rows if row.method == INPUT and row.fault}
@@ -258,7 +251,7 @@ def _report(config: Config, folder: Path, evaluated: Evaluated) -> None:
     write_json(folder / FIGURES, export.to_json(summary))
     with atomic_write(folder / SCORES) as file:
         file.write(export.to_csv(summary).encode())
-    board.show(summary, cases)
+    export.show(summary, cases)
     write_report(
         folder / REPORT,
         summary,
@@ -333,7 +326,7 @@ def _evaluated_files(config: Config) -> list[Path]:
     sets = [f for f in evaluated_sets(config).values() if not (f / INDEX).is_file()]
     folders = [*sets, *evaluated_outputs(config).values()]
     images = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
-    return [*images, *found_weights()]
+    return [*images, *find_weights()]
 
 
 EVALUATED = ("data", "model", "pretrained", "controller", "restorer", "methods", "ablations")

@@ -49,7 +49,7 @@ def _run(config: Config, folder: Path) -> None:
 
     from datamodules.augment import whole_image
     from datamodules.batch import collate_padded
-    from datamodules.datamodule import RestorationDataModule
+    from datamodules.datamodule import Examples, Loading, Mixing, RestorationDataModule
     from modules.clip.daclip import build_daclip
     from modules.clip.encoder import DaClipEncoder
     from pipeline.models.store import save_controller, start_from
@@ -59,19 +59,25 @@ def _run(config: Config, folder: Path) -> None:
 
     settings, clip = config[ControllerConfig], config[ClipConfig]
     data = RestorationDataModule(
-        shards=shards.STAGE.folder(config),
-        captions=captions.caption_file(config),
-        augment=whole_image,
-        with_clean=False,
-        collate=collate_padded,
-        batch_size=settings.batch_size,
-        val_batch_size=config[DataConfig].val_batch_size,
-        val_per_task=settings.val_images_per_task,
-        num_workers=config.num_workers,
-        seed=config.seed,
-        shares=config[DataConfig].task_weights,
-        max_skipped_fraction=config[DataConfig].max_skipped_fraction,
-        jitter=settings.color_jitter,
+        shards.STAGE.folder(config),
+        Examples(
+            whole_image,
+            with_clean=False,
+            captions=captions.caption_file(config),
+            color_jitter=settings.color_jitter,
+        ),
+        Loading(
+            settings.batch_size,
+            config[DataConfig].val_batch_size,
+            settings.val_images_per_task,
+            config.num_workers,
+            collate_padded,
+        ),
+        Mixing(
+            config.seed,
+            config[DataConfig].task_weights,
+            config[DataConfig].max_skipped_fraction,
+        ),
     )
     torch.manual_seed(config.seed)
     daclip = build_daclip(clip.architecture, None if settings.init_from else clip.weights)

@@ -74,13 +74,12 @@ def _run(config: Config, folder: Path) -> None:
     import torch
 
     from datamodules.augment import RandomPatch
-    from datamodules.batch import collate
-    from datamodules.datamodule import RestorationDataModule
+    from datamodules.datamodule import Examples, Loading, Mixing, RestorationDataModule
     from modules.diffusion.prediction import PREDICTION_TYPES
     from modules.diffusion.schedule import make_noise_schedule
     from modules.inference.restore import Denoiser
     from modules.networks import set_gradient_checkpointing
-    from pipeline.evaluation.perceptual import training_scores
+    from pipeline.evaluation.scoring import validation_metrics
     from pipeline.models.store import load_controller, save_restorer, start_from
     from pipeline.training.callbacks import EmaCallback, Samples
     from pipeline.training.restorer_module import RestorerModule
@@ -89,19 +88,23 @@ def _run(config: Config, folder: Path) -> None:
     settings = config[RestorerConfig]
     controller = train_controller.controller_weights(config)
     data = RestorationDataModule(
-        shards=shards.STAGE.folder(config),
-        captions=None,
-        augment=RandomPatch(settings.context_size or settings.patch_size),
-        with_clean=True,
-        collate=collate,
-        batch_size=settings.batch_size,
-        val_batch_size=config[DataConfig].val_batch_size,
-        val_per_task=settings.val_images_per_task,
-        num_workers=config.num_workers,
-        seed=config.seed,
-        shares=config[DataConfig].task_weights,
-        max_skipped_fraction=config[DataConfig].max_skipped_fraction,
-        jitter=settings.color_jitter,
+        shards.STAGE.folder(config),
+        Examples(
+            RandomPatch(settings.context_size or settings.patch_size),
+            with_clean=True,
+            color_jitter=settings.color_jitter,
+        ),
+        Loading(
+            settings.batch_size,
+            config[DataConfig].val_batch_size,
+            settings.val_images_per_task,
+            config.num_workers,
+        ),
+        Mixing(
+            config.seed,
+            config[DataConfig].task_weights,
+            config[DataConfig].max_skipped_fraction,
+        ),
     )
     torch.manual_seed(config.seed)
     schedule = make_noise_schedule(**config[ProcessConfig].model_dump())
@@ -118,7 +121,7 @@ def _run(config: Config, folder: Path) -> None:
         build(settings.optimizer),
         lr_schedule_of(settings),
         _validation_sampling(config),
-        training_scores(),
+        validation_metrics(torch.device("cpu")),
         data.words("val"),
         config.seed,
     )

@@ -17,8 +17,8 @@ from datamodules.batch import Batch
 from modules.clip.daclip import DaClip
 from modules.clip.losses import gather, info_nce, multi_positive
 from modules.clip.preprocess import clip_crops, random_clip_preprocess
-from modules.metrics.group_mean import by_group
 from pipeline.training.draws import draw_generators
+from pipeline.training.group_mean import by_group
 from pipeline.training.optim import decay_groups
 from pipeline.training.sections import ControllerConfig
 

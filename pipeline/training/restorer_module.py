@@ -17,9 +17,7 @@ from modules.clip.encoder import DaClipEncoder
 from modules.diffusion import sde
 from modules.diffusion.losses import LOSSES
 from modules.diffusion.timesteps import sample_timesteps
-from modules.inference.restore import Denoiser, Sampling, place_model, restore, to_floats
-from modules.metrics.group_mean import GroupMean, bucket_of, by_group, time_buckets
-from modules.metrics.scores import Score
+from modules.inference.restore import Denoiser, Sampling, place_model, restore
 from pipeline.training.daclip_module import MakeOptimizer
 from pipeline.training.draws import (
     augment_prompts,
@@ -29,6 +27,7 @@ from pipeline.training.draws import (
     other_in_batch,
     random_crops,
 )
+from pipeline.training.group_mean import GroupMean, bucket_of, by_group, time_buckets
 from pipeline.training.optim import decay_groups
 from pipeline.training.sections import RestorerConfig
 
@@ -47,7 +46,7 @@ class RestorerModule(LightningModule):
         make_optimizer: MakeOptimizer,
         lr_schedule: Callable[[int], float],
         sampling: Sampling,
-        scores: Mapping[str, Score],
+        scores: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
         words: Sequence[str],
         seed: int,
     ) -> None:
@@ -62,7 +61,8 @@ class RestorerModule(LightningModule):
             make_optimizer: from parameter groups.
             lr_schedule: step -> share of the learning rate.
             sampling: for validation.
-            scores: by name, what validation measures; they get images on the CPU.
+            scores: by name, what validation measures of restored and clean images, uint8
+                `[B, 3, H, W]` on the CPU: `[B]`.
             words: the degradations of validation.
             seed: of timesteps and noise, and of validation's noise.
 
@@ -109,10 +109,10 @@ class RestorerModule(LightningModule):
         model = place_model(self._encoder, self._denoiser, self._sampling, self.device)
         restored = restore(model, batch.lq, [self._seed] * len(batch.lq))
         words = torch.tensor([self._words.index(w) for w in batch.degradation], device=self.device)
-        clean = to_floats(batch.gt.cpu())
+        clean = batch.gt.cpu()
         for metric, images in ((self.restored, restored), (self.degraded, batch.lq.cpu())):
             with torch.autocast("cpu", enabled=False):  # scores are exact whatever trains
-                scores = [s(to_floats(images), clean).float() for s in self._scores.values()]
+                scores = [score(images, clean) for score in self._scores.values()]
             values = torch.stack(scores, dim=1).to(self.device)
             metric.update(values[batch.valid], words[batch.valid])
         return restored

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from statistics import fmean
 from typing import NamedTuple
 
@@ -15,8 +16,8 @@ from modules.diffusion.samplers import make_sampler
 from modules.diffusion.timesteps import TIMESTEP_SPACINGS
 from modules.inference.restore import RestorationModel as Models
 from modules.inference.restore import Sampling, restore
-from modules.metrics.fidelity import ImageScores, score_pair
-from pipeline.evaluation.samples import Sample, key_of
+from pipeline.evaluation.data import Sample, key_of
+from pipeline.evaluation.scoring import ValidationMetric, validation_metrics
 
 FEW, MANY = (1, 2, 3, 5, 8, 12, 20), (50, 100)
 REFERENCE = ("posterior", "uniform")
@@ -81,7 +82,7 @@ def measure_quality(
 def degraded_quality(samples: Sequence[Sample]) -> Quality:
     """Of the images as they came."""
     pairs = (_tensors(sample) for sample in samples)
-    return _mean([score_pair(degraded, clean) for degraded, clean in pairs])
+    return _mean([_score(degraded, clean) for degraded, clean in pairs])
 
 
 class _Image(NamedTuple):
@@ -93,11 +94,11 @@ class _Image(NamedTuple):
     embeddings: Embeddings
     seed: int
 
-    def score(self, sampling: Sampling) -> ImageScores:
+    def score(self, sampling: Sampling) -> Quality:
         """Restore it and compare."""
         model = self.models._replace(sampling=sampling)
         restored = restore(model, self.degraded, [self.seed], embeddings=self.embeddings)
-        return score_pair(restored[0], self.clean)
+        return _score(restored[0], self.clean)
 
 
 def _look(models: Models, sample: Sample, seed: int) -> _Image:
@@ -112,5 +113,15 @@ def _tensors(sample: Sample) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(degraded).permute(2, 0, 1), torch.from_numpy(clean).permute(2, 0, 1)
 
 
-def _mean(scores: Sequence[ImageScores]) -> Quality:
+@cache
+def _metrics() -> dict[str, ValidationMetric]:
+    return validation_metrics(torch.device("cpu"))
+
+
+def _score(image: Tensor, clean: Tensor) -> Quality:
+    metrics = _metrics()
+    return Quality(*(metrics[name](image[None], clean[None]).item() for name in Quality._fields))
+
+
+def _mean(scores: Sequence[Quality]) -> Quality:
     return Quality(fmean(s.psnr for s in scores), fmean(s.ssim for s in scores))

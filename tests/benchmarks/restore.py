@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from datamodules.sources.photos import EmbeddedPhotos
+from datamodules.sources.synthetic import EmbeddedPhotos
 from tests.benchmarks.machine import CUDA, load, machine
 from tests.benchmarks.restoring import FULL
 from tests.benchmarks.table import Row, Target, markdown, write_results

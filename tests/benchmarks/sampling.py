@@ -25,7 +25,7 @@ from modules.inference.restore import RestorationModel as Models
 from modules.inference.restore import Sampling, restore
 from pipeline.compose import load_config
 from pipeline.distributed import device_of
-from pipeline.evaluation.sets import read_sets
+from pipeline.evaluation.data import read_sets
 from pipeline.models.store import load_models
 from pipeline.stages.evaluate import evaluated_model
 from pipeline.stages.shards import STAGE as SHARDS

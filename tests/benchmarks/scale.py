@@ -11,8 +11,7 @@ from pathlib import Path
 from time import perf_counter
 
 from datamodules.augment import RandomPatch
-from datamodules.batch import collate
-from datamodules.datamodule import RestorationDataModule
+from datamodules.datamodule import Examples, Loading, Mixing, RestorationDataModule
 from datamodules.shards.reader import ShardSet
 from datamodules.sources.existing import ExistingShards
 from tests.benchmarks.sets import TINY
@@ -94,18 +93,10 @@ def _first_batch(shards: Path, draws: int, seed: int) -> float:
     """Seconds; under a seed never used before, no order of samples is in a cache."""
     started = perf_counter()
     data = RestorationDataModule(
-        shards=shards,
-        captions=None,
-        augment=RandomPatch(TINY),
-        with_clean=True,
-        collate=collate,
-        batch_size=BATCH,
-        val_batch_size=1,
-        val_per_task=None,
-        num_workers=0,
-        seed=seed,
-        shares={},
-        max_skipped_fraction=0.0,
+        shards,
+        Examples(RandomPatch(TINY), with_clean=True),
+        Loading(BATCH, val_batch_size=1, val_images_per_task=None, num_workers=0),
+        Mixing(seed, task_weights={}, max_skipped_fraction=0.0),
     )
     data.load_state_dict({"draws": draws, "skipped": 0, "drawn": {}})
     next(iter(data.train_dataloader()))

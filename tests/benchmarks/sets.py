@@ -15,7 +15,7 @@ from datamodules.images import Pixels, encode_png, read_image
 from datamodules.shards.index import Shard
 from datamodules.shards.writer import Format, write_shards
 from datamodules.sources.base import CleanFile, FilePair, sample_key
-from datamodules.sources.photos import EMBEDDED, EmbeddedPhotos
+from datamodules.sources.synthetic import EMBEDDED, EmbeddedPhotos
 
 FLY_WORDS = ("jpeg-compressed", "noisy", "uncompleted")
 """What training degrades afresh."""

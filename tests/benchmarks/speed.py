@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.augment import RandomPatch
-from datamodules.batch import Batch, Item, Sample, collate
+from datamodules.batch import Batch, IndexedSample, Sample, collate
 from datamodules.dataset import TrainDataset
 from datamodules.mixture import Mixture, TrainSampler
 from datamodules.shards.reader import ShardSet
@@ -159,13 +159,13 @@ def _time_loading(dataset: TrainDataset, draws: Sequence[range]) -> float:
     return perf_counter() - started
 
 
-def trace(dataset: TrainDataset, n: int, laps: Laps) -> Item:
+def trace(dataset: TrainDataset, n: int, laps: Laps) -> IndexedSample:
     """Draw n, taken apart into its steps."""
     word, position = dataset.mixture(n)
     rng = dataset.mixture.rng(n)
     laps("draw")
     with dataset.shards.tasks[word][position].open() as stored:
-        origin, name = stored.origin(), stored.name
+        metadata, name = stored.metadata(), stored.name
         laps("open, name, json")
         size = stored.size("lq")
         stored.size("gt")
@@ -175,7 +175,7 @@ def trace(dataset: TrainDataset, n: int, laps: Laps) -> Item:
         laps("read and cut")
         lq, gt = view.orient(lq), view.orient(gt)
         laps("orient")
-    return Item(Sample(lq, gt, "", word, origin["source"], name), n, True, ())
+    return IndexedSample(Sample(lq, gt, "", word, metadata["source"], name), n, True, ())
 
 
 def speed_rows(part: str, speeds: Speeds) -> list[Row]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules.augment import RandomPatch, View, surroundings, whole_image
+from datamodules.augment import RandomPatch, View, add_margin, whole_image
 from datamodules.dataset import TrainDataset, load_whole
 from datamodules.degradations import WORDS, degrade
 from datamodules.images import BadImage
@@ -126,7 +126,7 @@ def test_jitter_is_of_clean_images_before_they_are_degraded_and_of_no_stored_pai
     clean: Path,
 ) -> None:
     plain, varied = draws(clean), draws(clean)
-    varied.strength = 0.4
+    varied.color_jitter = 0.4
     for n in range(24):
         before, after = plain[n].sample, varied[n].sample
         if after.degradation == "rainy":
@@ -160,7 +160,7 @@ def _cut(image: np.ndarray, window: Window) -> np.ndarray:
 
 
 @pytest.mark.parametrize("picture", ["noise", "smooth"])
-def test_jpeg_of_the_surroundings_is_that_of_the_whole_image(picture: str) -> None:
+def test_jpeg_with_margin_is_that_of_the_whole_image(picture: str) -> None:
     """Every pixel of the window, at the borders of the image too, for any window."""
     rng = np.random.default_rng(0)
     for n in range(60):
@@ -170,7 +170,7 @@ def test_jpeg_of_the_surroundings_is_that_of_the_whole_image(picture: str) -> No
             image = rng.integers(0, 256, image.shape, dtype=np.uint8)
         side = int(rng.integers(8, 50))
         window = RandomPatch(side)(height, width, rng).window
-        around = surroundings(window, height, width)
+        around = add_margin(window, height, width)
         inside = Window(window.top - around.top, window.left - around.left, side, side)
         part = degrade("jpeg-compressed", np.ascontiguousarray(_cut(image, around)), 0)
         whole = degrade("jpeg-compressed", image, 0)
@@ -179,7 +179,7 @@ def test_jpeg_of_the_surroundings_is_that_of_the_whole_image(picture: str) -> No
 
 @pytest.mark.parametrize("shift", [(8, 0), (0, 8), (15, 1)])
 def test_jpeg_off_its_grid_is_another(shift: tuple[int, int]) -> None:
-    """Why surroundings begin at a multiple of 16."""
+    """Why margins begin at a multiple of 16."""
     image = photograph(96, 96)
     down, right = shift
     part = degrade("jpeg-compressed", np.ascontiguousarray(image[down:, right:]), 0)
@@ -187,7 +187,7 @@ def test_jpeg_off_its_grid_is_another(shift: tuple[int, int]) -> None:
     assert not np.array_equal(part[32:48, 32:48], whole[down:, right:][32:48, 32:48])
 
 
-def test_surroundings_hold_the_window_and_stay_in_the_image() -> None:
+def test_margins_hold_the_window_and_stay_in_the_image() -> None:
     rng = np.random.default_rng(1)
     for _ in range(500):
         height, width = (int(size) for size in rng.integers(1, 200, 2))
@@ -196,7 +196,7 @@ def test_surroundings_hold_the_window_and_stay_in_the_image() -> None:
             int(rng.integers(1, height - top + 1)),
             int(rng.integers(1, width - left + 1)),
         )
-        around = surroundings(Window(top, left, rows, columns), height, width)
+        around = add_margin(Window(top, left, rows, columns), height, width)
         for start, length, outer, outer_length, size in (
             (top, rows, around.top, around.height, height),
             (left, columns, around.left, around.width, width),
@@ -207,9 +207,9 @@ def test_surroundings_hold_the_window_and_stay_in_the_image() -> None:
             assert 16 < after <= 32 or (outer + outer_length == size and 0 <= after <= 32)
 
 
-def test_whole_image_is_its_own_surroundings() -> None:
+def test_whole_image_has_no_margin() -> None:
     window = whole_image(50, 70, np.random.default_rng(0)).window
-    assert window == surroundings(window, 50, 70) == Window(0, 0, 50, 70)
+    assert window == add_margin(window, 50, 70) == Window(0, 0, 50, 70)
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -277,9 +277,9 @@ def test_share_of_none_leaves_a_task_out_and_the_rest_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("shares", "named"),
     [
-        ({"a": 1, "dusty": 2}, r"data\.task_weights names dusty; there are samples of a, b"),
-        ({"b": -1}, r"data\.task_weights=\{'b': -1\}: shares are whole numbers from 0 up"),
-        ({"a": 0, "b": 0}, r"data\.task_weights leaves no task to draw"),
+        ({"a": 1, "dusty": 2}, r"task_weights names dusty; there are samples of a, b"),
+        ({"b": -1}, r"task_weights=\{'b': -1\}: give whole numbers, 0 or more"),
+        ({"a": 0, "b": 0}, r"task_weights leaves no task to draw"),
     ],
 )
 def test_impossible_shares_are_named(shares: dict[str, int], named: str) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from datamodules import shares
-from datamodules.ledger import Ledger, Line
-from datamodules.shares import Share
+from datamodules.work_queue import Line, WorkNotSaved, remove_parts, run_batches
+from pipeline.errors import message
 
 PLAN = [[f"{batch}{item}" for item in "ab"] for batch in range(7)]
 
@@ -35,17 +34,11 @@ class Worker:
         return [{"key": key} for key in keys]
 
 
-def work(folder: Path, worker: Worker, rank: int = 0, world: int = 1) -> Ledger:
-    ledger = Ledger(folder, "rows", rank, PLAN)
-    with closing(Share(PLAN, ledger, lambda batch: batch, worker, "test", quiet=True)) as share:
-        share.finish(range(rank, len(PLAN), world), stop=lambda: False)
-        if rank == 0:
-            share.finish_others()
-    return ledger
-
-
-def keys(ledger: Ledger) -> list[str]:
-    return [line["key"] for line in ledger.lines()]
+def work(folder: Path, worker: Worker, rank: int = 0, world: int = 1) -> list[str]:
+    lines = run_batches(
+        folder / "rows.jsonl", PLAN, PLAN, list, worker, rank=rank, world=world, title="test"
+    )
+    return [line["key"] for line in lines]
 
 
 ALL = [key for batch in PLAN for key in batch]
@@ -55,7 +48,7 @@ def test_killed_work_goes_on_with_what_is_left(tmp_path: Path) -> None:
     first, second = Worker(3), Worker()
     with pytest.raises(Killed):
         work(tmp_path, first)
-    assert keys(work(tmp_path, second)) == ALL
+    assert work(tmp_path, second) == ALL
     assert first.done + second.done == ALL
 
 
@@ -63,22 +56,11 @@ def test_two_ranks_do_each_batch_once(tmp_path: Path) -> None:
     workers = Worker(), Worker()
     other = threading.Thread(target=work, args=(tmp_path, workers[1], 1, 2))
     other.start()
-    ledger = work(tmp_path, workers[0], 0, 2)
+    lines = work(tmp_path, workers[0], 0, 2)
     other.join()
-    assert keys(ledger) == ALL
+    assert lines == ALL
     assert workers[0].done == [key for batch in PLAN[::2] for key in batch]
     assert workers[1].done == [key for batch in PLAN[1::2] for key in batch]
-
-
-def test_first_rank_takes_over_from_one_that_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(shares, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(shares, "POLL_S", 0.05)
-    with pytest.raises(Killed):
-        work(tmp_path, Worker(1), 1, 3)
-    assert keys(work(tmp_path, Worker(), 0, 3)) == ALL
-    assert "the first takes over the 3 that are left" in caplog.text
 
 
 def test_other_number_of_ranks_goes_on(tmp_path: Path) -> None:
@@ -86,16 +68,26 @@ def test_other_number_of_ranks_goes_on(tmp_path: Path) -> None:
         with pytest.raises(Killed):
             work(tmp_path, Worker(1), rank, 3)
     last = Worker()
-    assert keys(work(tmp_path, last)) == ALL
+    assert work(tmp_path, last) == ALL
     assert len(last.done) == len(ALL) - 4
 
 
-def test_a_rank_stops_when_there_is_no_need_of_it(tmp_path: Path) -> None:
+def test_a_late_rank_stops_where_the_target_is_and_leaves_no_trace(tmp_path: Path) -> None:
     worker = Worker()
-    ledger = Ledger(tmp_path, "rows", 1, PLAN)
-    with closing(Share(PLAN, ledger, lambda batch: batch, worker, "test", quiet=True)) as share:
-        share.finish(range(7), stop=lambda: len(worker.done) >= 4)
-    assert 4 <= len(worker.done) <= 6  # one more had been read
+
+    def finished_by_others(keys: Sequence[str]) -> list[Line]:
+        if len(worker.done) == 4:
+            (tmp_path / "rows.jsonl").touch()
+        return worker(keys)
+
+    run_batches(
+        tmp_path / "rows.jsonl", PLAN, PLAN, list, finished_by_others, rank=1, world=2, title="test"
+    )
+    assert worker.done == [key for batch in PLAN[1::2] for key in batch]
+    late = Worker()
+    work(tmp_path, late, 1, 2)
+    assert late.done == []
+    assert list(tmp_path.glob("rows.part-*")) == []
 
 
 @pytest.mark.parametrize(
@@ -110,19 +102,33 @@ def test_a_rank_stops_when_there_is_no_need_of_it(tmp_path: Path) -> None:
 def test_lines_that_are_not_whole_or_not_of_this_work_do_not_count(
     tmp_path: Path, tail: bytes
 ) -> None:
-    Ledger(tmp_path, "rows", 0, PLAN).add(0, [{"key": "0a"}, {"key": "0b"}])
+    with pytest.raises(Killed):
+        work(tmp_path, Worker(1))
     (part,) = tmp_path.glob("rows.part-*")
     part.write_bytes(part.read_bytes() + tail)
-    assert list(Ledger(tmp_path, "rows", 0, PLAN).done) == [0]
+    rest = Worker()
+    assert work(tmp_path, rest) == ALL
+    assert rest.done == ALL[2:]
 
 
 def test_what_is_done_twice_counts_once(tmp_path: Path) -> None:
-    for rank in range(2):
-        Ledger(tmp_path, "rows", rank, PLAN[:1]).add(0, [{"key": "0a"}, {"key": "0b"}])
-    assert keys(Ledger(tmp_path, "rows", 0, PLAN[:1])) == ["0a", "0b"]
+    work(tmp_path, Worker())
+    (part,) = tmp_path.glob("rows.part-*")
+    (tmp_path / "rows.part-9-twin.jsonl").write_bytes(part.read_bytes())
+    nobody = Worker(0)
+    assert work(tmp_path, nobody) == ALL
+
+
+def test_parts_are_removed(tmp_path: Path) -> None:
+    work(tmp_path, Worker())
+    (tmp_path / "other.part-0-x.jsonl").touch()
+    remove_parts(tmp_path / "rows.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.part-0-x.jsonl"]
 
 
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "gone", "rows", 0, PLAN)
-    with pytest.raises(OSError, match=r"cannot write .*gone/rows\.part-0.*run the same command"):
-        ledger.add(0, [])
+    with pytest.raises(WorkNotSaved) as caught:
+        work(tmp_path / "gone", Worker())
+    assert re.search(
+        r"cannot write .*gone/rows\.part-0.*`run_dir`.*run the same command", message(caught.value)
+    )

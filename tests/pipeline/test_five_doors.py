@@ -16,10 +16,10 @@ from datamodules.images import Pixels, read_image
 from modules.inference import device as machine
 from modules.inference.restore import make_sampling
 from modules.inference.tiling import count_tiles
-from modules.metrics.scores import SCORES
 from pipeline.app.service import Limits, Service
 from pipeline.compose import load_config
 from pipeline.config import Config
+from pipeline.evaluation.scoring import validation_metrics
 from pipeline.models.hub import find_model
 from pipeline.models.store import load_pair
 from pipeline.restore.api import Options, Restorer
@@ -62,7 +62,7 @@ def by_validation(model: Path, degraded: Pixels) -> Pixels:
     encoder, denoiser = load_pair(files.controller, files.restorer)
     module = RestorerModule(
         denoiser, encoder, section(RestorerConfig), lambda groups: None, lambda step: 1.0,  # type: ignore[arg-type,return-value]
-        make_sampling(**files.sampler), SCORES, WORDS, SEED,
+        make_sampling(**files.sampler), validation_metrics(torch.device("cpu")), WORDS, SEED,
     )  # fmt: skip
     module._trainer = SimpleNamespace(accumulate_grad_batches=1)  # type: ignore[assignment]
     lq = torch.from_numpy(degraded).permute(2, 0, 1)[None]

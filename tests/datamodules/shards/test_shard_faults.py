@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from datamodules.augment import RandomPatch
-from datamodules.dataset import TooManyBadSamples, TrainDataset, load_whole
+from datamodules.dataset import TrainDataset, load_whole
+from datamodules.errors import TooManyBadSamples
 from datamodules.files import read_json, write_json
 from datamodules.images import BadImage, encode_npy
 from datamodules.mixture import Mixture
@@ -411,6 +412,6 @@ def test_shards_in_a_folder_that_cannot_be_written_are_read(
     with caplog.at_level(logging.WARNING):
         found = ShardSet(shards, "train")
     assert "Read-only file system" in caplog.text
-    assert "indexed anew each time" in caplog.text
+    assert "indexed again each time" in caplog.text
     assert len({load_whole(address).key for address in found.all()}) == 4
     assert not list(shards.glob("headers-*"))

@@ -17,13 +17,13 @@ from PIL import Image
 
 from datamodules.dataset import load_whole
 from datamodules.degradations import WORDS, degrade
+from datamodules.errors import MissingShards, TooManyBadPairs
 from datamodules.files import file_hash
 from datamodules.images import BadImage, read_image
 from datamodules.shards.index import INDEX, BadShard, read_index
 from datamodules.shards.reader import ShardSet
-from datamodules.shards.writer import TooManyBadPairs, write_shards
-from datamodules.sources.photos import EmbeddedPhotos, PhotoFolder
-from datamodules.sources.synthetic import SyntheticPairs
+from datamodules.shards.writer import write_shards
+from datamodules.sources.synthetic import EmbeddedPhotos, PhotoFolder, SyntheticPairs
 from tests.conftest import form, paired_folder
 
 Save = Callable[..., Path]
@@ -117,7 +117,7 @@ def test_bad_training_pair_is_left_out_and_recorded(
 
 def test_too_many_bad_pairs_stop_the_stage(pair_folder: Path, tmp_path: Path) -> None:
     (pair_folder / "train/noisy/GT/noisy1.png").unlink()
-    with pytest.raises(TooManyBadPairs, match=r"1 training .*max_skipped_fraction[\s\S]*noisy1"):
+    with pytest.raises(TooManyBadPairs, match=r"1 training .*allowed[\s\S]*noisy1"):
         make(pair_folder, tmp_path / "shards", max_skipped_fraction=0.1)
     assert not (tmp_path / "shards" / INDEX).exists()
 
@@ -230,7 +230,7 @@ def test_spoilt_shard_is_named(
 
 
 def test_missing_and_damaged_index_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="run `make shards`"):
+    with pytest.raises(MissingShards, match="no shard index"):
         read_index(tmp_path)
     (tmp_path / INDEX).write_text('{"shards": [{"name": "x"}]}')
     with pytest.raises(ValueError, match="not a shard index"):
@@ -253,7 +253,7 @@ def test_two_samples_of_one_key_are_named(pair_folder: Path, tmp_path: Path) -> 
     plan = paired_folder(pair_folder).plan()
     with pytest.raises(ValueError, match=r"two samples have the key .*noisy0-000000"):
         write_shards([*plan, plan[0]], tmp_path / "s", form(), 0.0, num_workers=0)
-    with pytest.raises(ValueError, match="gives no sample at all"):
+    with pytest.raises(ValueError, match="source has no sample"):
         write_shards([], tmp_path / "s", form(), 0.0, num_workers=0)
 
 
@@ -306,10 +306,10 @@ def test_killed_process_says_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"crop": 0}, r"shards\.source\.crop=0"),
-        ({"zoom": (2.0, 1.0)}, r"shards\.source\.zoom"),
-        ({"draws": {"train": 1}}, r"shards\.source\.draws"),
-        ({"words": "noisy"}, r"shards\.source\.words=noisy: give a list"),
+        ({"crop": 0}, r"^crop=0"),
+        ({"zoom": (2.0, 1.0)}, r"^zoom"),
+        ({"draws": {"train": 1}}, r"^draws"),
+        ({"words": "noisy"}, r"^words=noisy: give a list"),
     ],
 )
 def test_settings_out_of_range_are_named(change: dict[str, Any], message: str) -> None:

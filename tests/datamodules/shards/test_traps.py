@@ -22,7 +22,6 @@ import webdataset
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.augment import RandomPatch
-from datamodules.batch import collate
 from datamodules.datamodule import RestorationDataModule
 from datamodules.dataset import EvalDataset, TrainDataset, load_whole
 from datamodules.files import write_json
@@ -30,10 +29,11 @@ from datamodules.images import BadImage, read_image
 from datamodules.mixture import DistributedEvalSampler, Mixture, TrainSampler
 from datamodules.shards.index import INDEX, BadShard, read_index
 from datamodules.shards.reader import ShardSet
-from datamodules.shards.store import Link
+from datamodules.shards.store import ShardLocation
 from datamodules.sources.existing import ExistingShards
 from tests.conftest import paired_folder
 from tests.samples import many, write
+from tests.training_data import data_module
 
 pytestmark = pytest.mark.filterwarnings("ignore:WebDataset:UserWarning")
 
@@ -74,19 +74,8 @@ def drawn(dataset: TrainDataset, numbers: Iterable[int]) -> list[str]:
 
 
 def module(folder: Path, num_workers: int, batch_size: int = 4) -> RestorationDataModule:
-    return RestorationDataModule(
-        shards=folder,
-        captions=None,
-        augment=RandomPatch(16),
-        with_clean=True,
-        collate=collate,
-        batch_size=batch_size,
-        val_batch_size=batch_size,
-        val_per_task=None,
-        num_workers=num_workers,
-        seed=0,
-        shares={},
-        max_skipped_fraction=0.01,
+    return data_module(
+        folder, batch_size=batch_size, val_batch_size=batch_size, num_workers=num_workers
     )
 
 
@@ -302,7 +291,7 @@ def test_10_no_s3(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no gopen handler"):
         keys(plain("s3://bucket/rainy-train-000000.tar"))
 
-    assert Link("s3://bucket/set").remote
+    assert ShardLocation("s3://bucket/set").remote
     url = f"pipe:cat {shards}/{{name}}"  # as `aws s3 cp s3://bucket/set/{name} -`
     ExistingShards(url, str(tmp_path / "cache"), 1.0, 4).link(tmp_path / "far")
     far, near = draws(tmp_path / "far", window=4), draws(shards, window=4)

@@ -14,9 +14,7 @@ from threading import Thread
 import pytest
 import torch
 
-from datamodules.augment import RandomPatch
-from datamodules.batch import Batch, collate
-from datamodules.datamodule import RestorationDataModule
+from datamodules.batch import Batch
 from datamodules.shards import transport
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.index import INDEX, BadShard, read_index
@@ -26,6 +24,7 @@ from pipeline.compose import load_config
 from pipeline.stage import run_stage
 from pipeline.stages.shards import STAGE as SHARDS
 from tests.conftest import form, paired_folder
+from tests.training_data import data_module
 
 
 @pytest.fixture(autouse=True)
@@ -57,20 +56,7 @@ def ready(url: str, cache: Path, window: int = 9) -> ExistingShards:
 
 
 def training(folder: Path, workers: int = 0) -> list[Batch]:
-    data = RestorationDataModule(
-        shards=folder,
-        captions=None,
-        augment=RandomPatch(16),
-        with_clean=True,
-        collate=collate,
-        batch_size=4,
-        val_batch_size=1,
-        val_per_task=None,
-        num_workers=workers,
-        seed=0,
-        shares={},
-        max_skipped_fraction=0.01,
-    )
+    data = data_module(folder, val_batch_size=1, num_workers=workers)
     return list(islice(iter(data.train_dataloader()), 6))  # type: ignore[arg-type]
 
 

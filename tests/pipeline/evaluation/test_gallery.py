@@ -10,11 +10,10 @@ import numpy as np
 from PIL import Image
 
 from datamodules.images import read_image
+from pipeline.evaluation.data import key_of, read_sets
 from pipeline.evaluation.gallery import SIDE, data_url, gallery
 from pipeline.evaluation.methods import Input, Method, Outputs
 from pipeline.evaluation.rows import Row
-from pipeline.evaluation.samples import key_of
-from pipeline.evaluation.sets import read_sets
 from tests.evaluating import WORDS, row, save_outputs, save_pairs
 
 GAINS = {"a": 1.0, "b": -3.0, "c": 0.5, "d": 4.0, "e": 2.0, "f": -1.0, "g": 0.0}

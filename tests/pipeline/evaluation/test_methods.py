@@ -17,8 +17,8 @@ from modules.inference.restore import RestorationModel as Models
 from modules.networks.unet import ConditionalUNet
 from pipeline.config import Config, ConfigError
 from pipeline.evaluation.ablations import ABLATIONS, Given, check_ablations
+from pipeline.evaluation.data import read_sets
 from pipeline.evaluation.methods import Input, Loaded, Outputs, Restorations
-from pipeline.evaluation.sets import read_sets
 from pipeline.models.store import load_models
 from pipeline.sections import SamplerConfig
 from tests.evaluating import UNET, WORDS, save_models, save_outputs, save_pairs

@@ -9,9 +9,7 @@ import pytest
 from PIL import Image
 
 from datamodules.images import BadImage, image_size
-from pipeline.evaluation.outputs import BadOutputs, find_outputs
-from pipeline.evaluation.samples import key_of
-from pipeline.evaluation.sets import read_sets
+from pipeline.evaluation.data import BadOutputs, find_outputs, key_of, read_sets
 from tests.evaluating import WORDS, save_outputs, save_pairs
 from tests.samples import many, write
 

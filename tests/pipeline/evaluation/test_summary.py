@@ -8,13 +8,16 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from scipy.stats import norm, t
 
+from modules.metrics import METRICS
 from pipeline.evaluation.export import figures, to_csv, to_json, to_text
-from pipeline.evaluation.measures import FID, LPIPS, MEASURES, RGB, Y
+from pipeline.evaluation.report import by_dataset, by_task
 from pipeline.evaluation.rows import Row
-from pipeline.evaluation.summary import Group, Summary, summarise
-from pipeline.evaluation.tables import ablated, by_dataset, by_task, compared
+from pipeline.evaluation.scoring import SetFigure
+from pipeline.evaluation.summary import Group, Summary, interval, summarise
 from tests.evaluating import row
 
 INPUTS = [
@@ -30,15 +33,18 @@ MODELS = [
     row("model", "rainy", "4", 11, "rainy", dataset="a"),
 ]
 WORDS = ["hazy", "rainy", "snowy"]
+RGB = [METRICS[f"{name}_rgb_border4"] for name in ("psnr", "ssim")]
+Y = [METRICS[f"{name}_y_border4"] for name in ("psnr", "ssim")]
+LPIPS, FID = METRICS["lpips_alex"], METRICS["fid"]
 PSNR = RGB[0].name
 
 
 def summary(
     rows: list[Row] = [*INPUTS, *MODELS],  # noqa: B006
-    fid: dict[tuple[str, str, str], float] = {},  # noqa: B006
+    fid: dict[tuple[str, str, str], SetFigure] = {},  # noqa: B006
     missing: dict[str, str] = {},  # noqa: B006
 ) -> Summary:
-    return summarise(rows, WORDS, fid, missing)
+    return summarise(rows, WORDS, {"fid": fid}, missing)
 
 
 def whole(found: Summary, method: str, task: str) -> Group:
@@ -88,6 +94,23 @@ def test_interval_holds_the_mean_and_a_single_image_has_none() -> None:
     assert figure.low < figure.mean < figure.high
 
 
+@pytest.mark.parametrize("count", [10, 40])
+def test_intervals_hold_the_mean_as_often_as_theory_says(count: int) -> None:
+    """Of normal values they are the mean and z s / √n on either side, s with n for n - 1."""
+    repetitions = 300
+    samples = np.random.default_rng(0).normal(25, 3, (repetitions, count))
+    reach = norm.ppf(0.975) * np.sqrt((count - 1) / count)
+    share = 1 - 2 * t.sf(reach, count - 1)
+    inside = np.mean([low <= 25 <= high for low, high in (interval([x]) for x in samples)])
+    assert inside == pytest.approx(share, abs=3 * np.sqrt(share * (1 - share) / repetitions))
+
+
+def test_tasks_weigh_alike_in_an_interval_and_are_drawn_each_for_itself() -> None:
+    assert interval([[10.0] * 500, [20.0] * 2]) == (15, 15)
+    assert interval([[10.0] * 500, [20.0, 24.0]]) == (15, 17)
+    assert interval([[1.0, 2.0], [3.0]]) == interval([]) == (None, None)
+
+
 def test_confusion_counts_truth_by_row() -> None:
     recognition = summary().recognition
     assert recognition is not None
@@ -119,7 +142,9 @@ def test_what_it_took_is_of_those_that_tell() -> None:
 
 
 def test_fid_is_averaged_over_the_tasks_that_have_one() -> None:
-    found = summary(fid={("model", "hazy", ""): 30.0, ("model", "hazy", "a"): 40.0})
+    found = summary(
+        fid={("model", "hazy", ""): SetFigure(30, 3), ("model", "hazy", "a"): SetFigure(40, 2)}
+    )
     assert whole(found, "model", "hazy").figures[FID.name].mean == 30
     (part,) = [g for g in found.groups if not g.whole and FID.name in g.figures]
     assert (part.dataset, part.figures[FID.name].mean) == ("a", 40)
@@ -189,12 +214,12 @@ def test_published_figures_stand_under_their_own_convention() -> None:
 def test_ablations_stand_beside_the_model_and_not_among_the_methods() -> None:
     rows = [row(m, "hazy", "1", 10) for m in ("input", "model", "no_prompt", "PromptIR")]
     found = summary(rows)
-    assert compared(found) == ["input", "model", "PromptIR"]
-    assert ablated(found) == ["model", "no_prompt"]
-    table = by_task("", RGB, ablated(found), found)
+    assert found.compared == ["input", "model", "PromptIR"]
+    assert found.ablated == ["model", "no_prompt"]
+    table = by_task("", RGB, found.ablated, found)
     assert table is not None
     assert [c.note for c in table.columns] == ["as it is", "no degradation prompt"]
-    assert ablated(summary()) == []
+    assert summary().ablated == []
 
 
 def test_what_an_image_cannot_have_is_counted_and_said() -> None:
@@ -220,9 +245,7 @@ def test_csv_has_a_line_for_each_method_task_and_dataset() -> None:
     lines = list(csv.DictReader(io.StringIO(to_csv(summary()))))
     places = [(x["method"], x["task"], x["dataset"]) for x in lines]
     assert len(places) == len(set(places)) == 2 * (1 + 2 + 1 + 1)
-    assert {f"{name}{end}" for name in MEASURES for end in ("", "_low95", "_high95")} < set(
-        lines[0]
-    )
+    assert {f"{name}{end}" for name in METRICS for end in ("", "_low95", "_high95")} < set(lines[0])
     hazy = next(x for x in lines if x["dataset"] == "a + b" and x["method"] == "model")
     assert float(hazy[PSNR]) == pytest.approx(17)
     assert hazy["lpips_alex"] == ""
@@ -242,7 +265,7 @@ def test_json_is_strict_and_names_its_conventions() -> None:
 
 
 def test_headline_keeps_its_short_names() -> None:
-    found = figures(summary(fid={("model", "hazy", ""): 30.0}))
+    found = figures(summary(fid={("model", "hazy", ""): SetFigure(30, 3)}))
     assert found["psnr"] == pytest.approx(14)
     assert found["psnr_degraded"] == pytest.approx(10)
     assert found["psnr/hazy"] == pytest.approx(17)

@@ -5,7 +5,7 @@ import pytest
 
 from datamodules.degradations import degrade
 from datamodules.images import read_image
-from datamodules.sources.photos import EmbeddedPhotos
+from datamodules.sources.synthetic import EmbeddedPhotos
 from pipeline.models.hub import SHIPPED
 from pipeline.restore.api import Restorer
 

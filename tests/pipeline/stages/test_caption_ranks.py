@@ -1,4 +1,4 @@
-"""Captioning by several processes, through the real command: shared out, killed, taken over."""
+"""Captioning by several processes, through the real command: shared out, killed, continued."""
 
 from __future__ import annotations
 
@@ -120,7 +120,6 @@ def test_two_processes_of_the_command_write_what_one_does(shards: Path, tmp_path
     processes = [run.start(command="pipeline captions", RANK=r, WORLD_SIZE=2) for r in range(2)]
     outputs = [ended(process) for process in processes]
     assert "48 clean images captioned by" in outputs[0]
-    assert "takes over" not in outputs[0]
     assert "rank 1 is done" in outputs[1]
     samples = [s for split in ("train", "val") for s in ShardSet(shards, split).all()]
     alone = BlipCaptioner(str(model), max_new_tokens=5)
@@ -150,7 +149,7 @@ def test_ten_kills_lose_and_repeat_nothing(
 
 
 @pytest.mark.slow
-def test_other_number_of_processes_goes_on_though_one_never_starts(
+def test_another_number_of_processes_goes_on(
     shards: Path, tmp_path: Path, undisturbed: bytes
 ) -> None:
     run = Run(tmp_path / "run", shards, SLOW)
@@ -161,9 +160,8 @@ def test_other_number_of_processes_goes_on_though_one_never_starts(
     assert not run.captions.exists()
     parts = run.captions.parent.glob("captions.part-*")
     assert sum(part.read_text().count("\n") for part in parts) >= 6
-    first, third = (run.start(RANK=rank, WORLD_SIZE=3) for rank in (0, 2))
-    assert "rank 2 is done" in ended(third)
-    assert "no other rank has finished a batch for 5 s: the first takes over" in ended(first)
+    outputs = [ended(p) for p in [run.start(RANK=rank, WORLD_SIZE=3) for rank in range(3)]]
+    assert "rank 2 is done" in outputs[2]
     assert run.captions.read_bytes() == undisturbed
     assert len(run.noted()) <= BATCHES + 2
 

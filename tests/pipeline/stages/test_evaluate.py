@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from datamodules.images import read_image
-from modules.metrics.weight_files import NIQE_URL, hub_path
+from modules.metrics.niqe import WEIGHTS
 from pipeline.config import Config, ConfigError
 from pipeline.errors import BadModel
+from pipeline.evaluation.data import BadOutputs
 from pipeline.evaluation.methods import Restorations
-from pipeline.evaluation.outputs import BadOutputs
 from pipeline.stage import run_stage
 from pipeline.stages.evaluate import STAGE as EVALUATION
 from tests.conftest import TINY_RUN
@@ -322,7 +322,7 @@ def test_scores_depend_on_weights_of_metrics_and_not_on_speed(
     first = record.read_text()
     evaluate("evaluate.batch_size=3", "evaluate.gallery_per_task=1")
     assert record.read_text() == first
-    weights = hub_path(NIQE_URL)
+    weights = WEIGHTS.path
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"damaged, but there")
     evaluate()

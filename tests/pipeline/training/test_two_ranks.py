@@ -123,7 +123,7 @@ def test_too_much_damage_on_one_rank_stops_both_with_the_same_message(tmp_path: 
     assert faults[0] == faults[1]
     assert faults[0].startswith("TooManyBadSamples: ")
     assert "of 160 training draws hit samples that cannot be used" in faults[0]
-    assert "more than data.max_skipped_fraction=0.01 allows" in faults[0]
+    assert "more than the fraction of 0.01 allowed" in faults[0]
     assert "rainy-train-000000.tar/rainy-train-000.lq.npy" in output
 
 

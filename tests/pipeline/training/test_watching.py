@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from modules.clip.daclip import build_daclip
 from modules.clip.encoder import DaClipEncoder
@@ -19,13 +18,13 @@ from modules.diffusion.prediction import PREDICTION_TYPES, Prediction
 from modules.diffusion.samplers import make_sampler
 from modules.diffusion.schedule import NoiseSchedule, make_noise_schedule
 from modules.inference.restore import Denoiser, Sampling
-from modules.metrics.group_mean import GroupMean, bucket_of, by_group, time_buckets
-from modules.metrics.scores import SCORES, psnr, ssim
 from modules.networks.unet import ConditionalUNet
+from pipeline.evaluation.scoring import validation_metrics
 from pipeline.training import callbacks
 from pipeline.training.callbacks import Throughput
 from pipeline.training.daclip_module import DaClipModule
 from pipeline.training.draws import random_crops
+from pipeline.training.group_mean import GroupMean, bucket_of, by_group, time_buckets
 from pipeline.training.loggers import WandbMetrics
 from pipeline.training.restorer_module import RestorerModule
 from pipeline.training.sections import ControllerConfig, RestorerConfig
@@ -93,18 +92,6 @@ def test_times_fall_in_the_bucket_that_names_them(T: int) -> None:
     assert sizes.max() - sizes.min() <= 1
 
 
-def test_scores_are_those_of_scikit_image() -> None:
-    images, clean = torch.rand(2, 2, 3, 24, 20, generator=torch.Generator().manual_seed(0))
-    for i in range(2):
-        x, y = images[i].numpy(), clean[i].numpy()
-        assert psnr(images, clean)[i] == pytest.approx(peak_signal_noise_ratio(y, x), abs=1e-4)
-        expected = structural_similarity(
-            x, y, win_size=11, gaussian_weights=True, sigma=1.5, channel_axis=0, data_range=1.0,
-            use_sample_covariance=False, full=True,
-        )[1][:, 5:-5, 5:-5].mean()  # fmt: skip
-        assert ssim(images, clean)[i] == pytest.approx(expected, abs=1e-6)
-
-
 @pytest.fixture
 def restorer() -> RestorerModule:
     torch.manual_seed(0)
@@ -114,7 +101,7 @@ def restorer() -> RestorerModule:
     sampling = Sampling(make_sampler("posterior"), num_steps=1)
     module = RestorerModule(
         denoiser, controller, SETTINGS, lambda groups: None, lambda step: 1.0, sampling,  # type: ignore[arg-type,return-value]
-        SCORES, WORDS, seed=0,
+        validation_metrics(torch.device("cpu")), WORDS, seed=0,
     )  # fmt: skip
     module.logged = {}  # type: ignore[assignment]
     module.log = lambda name, value, **how: module.logged.update({name: value})  # type: ignore[assignment]
@@ -210,14 +197,14 @@ def test_validation_scores_tasks_and_leaves_padding_out(restorer: RestorerModule
     restored = restorer.validation_step(samples, 0)
     restorer.on_validation_epoch_end()
     logged = restorer.logged
-    clean, degraded, restored = (x.float() / 255 for x in (samples.gt, samples.lq, restored))
-    for key, images in (("val_psnr", restored), ("val_psnr_degraded", degraded)):
-        each = psnr(images, clean)
+    metrics = validation_metrics(torch.device("cpu"))
+    for key, images in (("val_psnr", restored), ("val_psnr_degraded", samples.lq)):
+        each = metrics["psnr"](images, samples.gt)
         assert logged[key] == pytest.approx(each[:3].mean().item())
         assert logged[f"{key}/hazy"] == pytest.approx(each[0].item())
         assert logged[f"{key}/rainy"] == pytest.approx(each[1:3].mean().item())
         assert f"{key}/snowy" not in logged
-    assert logged["val_ssim/hazy"] == pytest.approx(ssim(restored, clean)[0].item())
+    assert logged["val_ssim/hazy"] == pytest.approx(metrics["ssim"](restored, samples.gt)[0].item())
     assert restorer.restored.counts.sum() == 0
 
 

@@ -1,6 +1,5 @@
 """Perceptual metrics: with weight files of random networks, and without any."""
 
-import copy
 import os
 import pickle
 from collections.abc import Callable
@@ -12,20 +11,20 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import (
-    URL_INCEPTION_V3,
     FeatureExtractorInceptionV3,
 )
 from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
-from torchvision.models import AlexNet_Weights, alexnet
+from torchvision.models import alexnet
 
-from modules.metrics.perceptual import Unavailable, fid, lpips_alex
-from modules.metrics.weight_files import ALEXNET_URL, INCEPTION_URL, hub_path
+from modules.metrics import METRICS, Unavailable
+from modules.metrics.fid import load as load_fid
 from tests.golden_vectors import relative_error
 
+CPU = torch.device("cpu")
 ALEXNET, INCEPTION = "alexnet-owt-7be5be79.pth", "weights-inception-2015-12-05-6726825d.pth"
 
 metrics = pytest.mark.parametrize(
-    ("metric", "file"), [(lpips_alex, ALEXNET), (fid, INCEPTION)], ids=["lpips", "fid"]
+    ("metric", "file"), [("lpips_alex", ALEXNET), ("fid", INCEPTION)], ids=["lpips", "fid"]
 )
 
 
@@ -75,26 +74,25 @@ def random_inception(checkpoints: Path) -> RandomInception:
 
 
 @metrics
-def test_a_missing_file_is_named_with_the_remedy(
-    metric: Callable[[], object], file: str, checkpoints: Path
-) -> None:
+def test_a_missing_file_is_named_with_the_remedy(metric: str, file: str, checkpoints: Path) -> None:
     with pytest.raises(Unavailable) as raised:
-        metric()
+        METRICS[metric].load(CPU)  # type: ignore[attr-defined]
     message = str(raised.value)
     assert str(checkpoints / file) in message
-    (url,) = (url for url in (ALEXNET_URL, INCEPTION_URL) if url.endswith(f"/{file}"))
-    assert f"fetch {url}" in message
+    weights = METRICS[metric].weights
+    assert weights is not None and weights.url.endswith(f"/{file}")
+    assert f"fetch {weights.url}" in message
     assert not list(checkpoints.iterdir())
 
 
 @metrics
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 cut short"])
 def test_a_broken_file_is_named_with_the_remedy(
-    metric: Callable[[], object], file: str, content: bytes, checkpoints: Path
+    metric: str, file: str, content: bytes, checkpoints: Path
 ) -> None:
     (checkpoints / file).write_bytes(content)
     with pytest.raises(Unavailable, match=f"cannot read.*{file}.*remove it, fetch"):
-        metric()
+        METRICS[metric].load(CPU)  # type: ignore[attr-defined]
 
 
 class Trap:
@@ -110,7 +108,7 @@ class Trap:
     "save", [torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap, 2))]
 )
 def test_a_file_that_holds_code_is_not_executed(
-    metric: Callable[[], object],
+    metric: str,
     file: str,
     save: Callable[[Trap, Path], object],
     checkpoints: Path,
@@ -118,33 +116,32 @@ def test_a_file_that_holds_code_is_not_executed(
     trapped = checkpoints / "trapped"
     save(Trap(trapped), checkpoints / file)
     with pytest.raises(Unavailable, match="as plain tensors"):
-        metric()
+        METRICS[metric].load(CPU)  # type: ignore[attr-defined]
     assert not trapped.exists()
 
 
 @pytest.mark.usefixtures("random_alexnet")
-def test_lpips_measures_a_distance() -> None:
-    distance = lpips_alex()
-    x, y = torch.rand((2, 3, 3, 40, 64), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(distance(x, x), torch.zeros(3))
-    assert (distance(x, y) > 0).all()
-    assert torch.allclose(distance(x, y), distance(y, x))
-    nearer = distance(x, x + 0.1 * (y - x))
-    assert (nearer < distance(x, y)).all()
-    expected = learned_perceptual_image_patch_similarity(
-        x, y, net_type="alex", normalize=True, reduction="sum"
-    )
-    assert distance(x, y).sum().item() == pytest.approx(expected.item(), rel=1e-5)
+def test_lpips_measures_a_distance_of_8_bit_images() -> None:
+    distance = METRICS["lpips_alex"].load(CPU)  # type: ignore[attr-defined]
+    x, y = np.random.default_rng(0).integers(0, 256, (2, 40, 64, 3)).astype(np.uint8)
+    assert distance(x, x) == 0
+    assert distance(x, y) == distance(x, y) > 0  # no dropout
+    assert distance(x, y) == pytest.approx(distance(y, x))
+    nearer = (x + 0.1 * (y.astype(float) - x)).astype(np.uint8)
+    assert distance(x, nearer) < distance(x, y)
+    a, b = (torch.from_numpy(image).permute(2, 0, 1)[None] / 255 for image in (x, y))
+    expected = learned_perceptual_image_patch_similarity(a, b, net_type="alex", normalize=True)
+    assert distance(x, y) == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.usefixtures("random_alexnet")
-def test_lpips_never_trains() -> None:
-    distance = lpips_alex().train()
-    x, y = torch.rand((2, 1, 3, 31, 31), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(distance(x, y), distance(x, y))
-    assert not any(parameter.requires_grad for parameter in distance.parameters())
-    # Values outside [0, 1] count as they are.
-    assert not torch.equal(distance(x + 1, y), distance((x + 1).clamp(0, 1), y))
+def test_lpips_takes_images_from_its_least_size_on() -> None:
+    metric = METRICS["lpips_alex"]
+    image = np.zeros((31, 31, 3), np.uint8)
+    metric.check_size(image)
+    assert metric.load(CPU)(image, image) == 0  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="LPIPS needs an image of at least 31x31"):
+        metric.check_size(image[1:])
 
 
 def test_fid_takes_its_features_from_the_file(
@@ -157,7 +154,7 @@ def test_fid_takes_its_features_from_the_file(
         return load(path, **options)
 
     monkeypatch.setattr(torch, "load", watch)
-    metric = fid()
+    metric = load_fid(CPU).metric
     assert loaded.pop(str(checkpoints / INCEPTION)) is True
     assert list(loaded.values()) == [False]  # torch-fidelity's own, of the copy
     generator = torch.Generator().manual_seed(0)
@@ -187,7 +184,7 @@ STATES = ("features_sum", "features_cov_sum", "features_num_samples")
 
 
 def test_fid_is_that_of_an_independent_computation(random_inception: RandomInception) -> None:
-    metric = fid()
+    metric = load_fid(CPU).metric
     sets = {"real": pictures(6, 0), "fake": pictures(5, 1)}
     for name, images in sets.items():
         metric.update(images, real=name == "real")
@@ -204,38 +201,3 @@ def test_fid_is_that_of_an_independent_computation(random_inception: RandomIncep
     expected = ((mean - other) ** 2).sum() + np.trace(spread + of_other - 2 * root).real
     assert np.trace(root).real > 0.1 * expected  # so that it counts
     assert metric.compute().item() == pytest.approx(expected, rel=1e-5, abs=0)
-
-
-@pytest.mark.usefixtures("random_inception")
-def test_fid_of_ranks_in_any_order_is_that_of_all() -> None:
-    whole = fid()
-    ranks = [copy.deepcopy(whole) for _ in range(2)]
-    images = pictures(5, 0)
-    for index in range(5):
-        whole.update(images[index : index + 1], real=index % 2 == 0)
-    for index in (3, 0, 4, 1, 2):
-        ranks[index % 3 == 0].update(images[index : index + 1], real=index % 2 == 0)
-    with pytest.raises(RuntimeError, match="More than one sample is required"):
-        ranks[0].compute()  # of one degraded image, and no number
-    ranks[0].merge_state(ranks[1])
-    for state in STATES:
-        for name in ("real", "fake"):
-            found, expected = (getattr(m, f"{name}_{state}") for m in (ranks[0], whole))
-            torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
-    assert whole.real_features_cov_sum.dtype == torch.float64
-
-
-@pytest.mark.parametrize(
-    "environment", [{}, {"XDG_CACHE_HOME": "/caches"}, {"TORCH_HOME": "~/of torch"}]
-)
-def test_weights_are_where_torch_and_the_libraries_have_them(
-    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert AlexNet_Weights.IMAGENET1K_V1.url == ALEXNET_URL
-    assert URL_INCEPTION_V3 == INCEPTION_URL
-    for url in (ALEXNET_URL, INCEPTION_URL):
-        assert hub_path(url) == Path(torch.hub.get_dir()) / "checkpoints" / url.split("/")[-1]
