@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.training.loggers import METRICS
+from pipeline.tracking import METRICS
 
 Points = list[tuple[int, float]]
 """(step, value), in order of the steps."""

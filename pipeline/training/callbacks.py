@@ -1,4 +1,4 @@
-"""What is watched while training besides the modules' own figures: speed, confusion, pictures."""
+"""Callbacks of a training: gradient clipping, throughput, EMA, confusion matrix, samples, stop."""
 
 from __future__ import annotations
 
@@ -11,57 +11,108 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from datamodules.batch import Batch
 from datamodules.files import atomic_write
 from datamodules.images import Pixels, encode_png
+from pipeline.preemption import Stopped, listen, stop_requested
 from pipeline.tracking import TRACKER
 from pipeline.training.daclip_module import DaClipModule
 
 WARMUP = 100
-"""The step up to which, and at the first update after it, weights are copied into the average."""
+"""Up to this step, and at the first update after it, the average is a copy of the weights."""
 SAMPLES = "samples.png"
 """Picture of the last validation's samples: degraded, restored and clean of one in each row."""
 CONFUSION, TABLE, SHEET = "confusion", "samples", "samples_sheet"
-"""What pictures are called on W&B; the counts behind the first are a table, `confusion_table`."""
+"""Names of the pictures on W&B; the counts of the confusion matrix are `confusion_table`."""
 CONFUSION_CHART = "wandb/confusion_matrix/v1"
 """W&B's own chart of a confusion matrix, from the columns below."""
 CONFUSION_FIELDS = {name: name for name in ("Actual", "Predicted", "nPredictions")}
 CONFUSION_STRINGS = {"title": "degradations: actual and recognised"}
 SHOWN, SIDE = 10, 192
-"""How many samples are shown, each of another task, and how many pixels of their middle."""
+"""Number of samples shown, one per task, and the side of their centre crop in pixels."""
 GAP = 4
 """White pixels between pictures."""
+NAMED_KEYS = 8
+"""Samples of a batch that an error message names."""
+
+
+class NotFinite(ValueError):
+    """A loss or gradient that is infinite or not a number."""
+
+
+class GradientClipping(Callback):
+    """Logs and clips the gradient norm; ends the training before a step with non-finite gradients.
+
+    Gradients are already reduced over all ranks, so that all ranks stop at the same step. The
+    weights stay as they were after the last good step.
+    """
+
+    def __init__(self, max_norm: float | None = None) -> None:
+        """Clip gradients to a total norm of `max_norm`; None only checks and logs them."""
+        self._max_norm = max_norm
+        self._keys: list[str] = []
+
+    def on_train_batch_start(
+        self, trainer: Trainer, module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Remember the keys of the batch, for the error message."""
+        self._keys = [*self._keys, *batch.key]
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Check and clip the gradients, and log their norm before clipping.
+
+        Raises:
+            NotFinite: the message names the step and the samples of the batch.
+        """
+        trained = [p for p in module.parameters() if p.grad is not None]
+        norm = get_total_norm([p.grad for p in trained if p.grad is not None])
+        if not torch.isfinite(norm):
+            more = len(self._keys) - NAMED_KEYS
+            shown = ", ".join(self._keys[:NAMED_KEYS]) + (f" and {more} more" if more > 0 else "")
+            raise NotFinite(
+                f"the gradients of step {trainer.global_step} are not finite (norm {norm:g}); "
+                f"the last checkpoint is kept. Rank {trainer.global_rank} had the batch {shown}. "
+                "Train again with a lower learning rate, or with trainer.precision=32-true"
+            )
+        if self._max_norm is not None:
+            clip_grads_with_norm_(trained, self._max_norm, norm)
+        self._keys = []
+        module.log("grad_norm", norm)
 
 
 class Throughput(Callback):
-    """Logs the speed of training over the steps since the last time, validation left out.
+    """Logs the training speed since the last log, validation excluded.
 
-    `images_per_s` is of all ranks, which go in step; `data_wait` is the share of the time that
-    the first rank spent between batches, waiting for data; `gpu_peak_gb` is the most memory it
-    has had in use, where it has a GPU.
+    `images_per_s` is over all ranks; `data_wait` is the fraction of time that the first rank
+    waited for data between batches; `gpu_peak_gb` is its peak allocated memory in GB, if it has a
+    GPU.
     """
 
     def __init__(self) -> None:
-        """Start at nothing."""
+        """Start all counters at zero."""
         self._images = self._step = 0
         self._wait = self._work = self._last = 0.0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Wait for the first batch."""
+        """Start the stopwatch."""
         self._lap()
 
     def on_train_batch_start(
         self, trainer: Trainer, module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """The batch is there."""
+        """Add the time waited for the batch."""
         self._wait += self._lap()
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Count the batch; log every so many steps."""
+        """Count the batch; log every `log_every_n_steps` steps."""
         self._work += self._lap()
         self._images += len(batch.key) * trainer.world_size
         due = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
@@ -69,11 +120,11 @@ class Throughput(Callback):
             self._log(trainer, module)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Leave out the time since the last batch of training."""
+        """Exclude the time since the last training batch."""
         self._lap()
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Log what is left."""
+        """Log the remaining steps."""
         if self._images:
             self._log(trainer, module)
 
@@ -95,22 +146,21 @@ class Throughput(Callback):
 
 
 class EmaCallback(WeightAveraging):
-    """The exponential moving average of the weights, as the reference takes it (ema_pytorch).
+    """Exponential moving average of the weights, with the warm-up of the reference (ema_pytorch).
 
-    Its decay rises to the recipe's: 0 up to the first update after step 100, so that the weights
-    are copied, and then 1 - (step - 99)^(-2/3), which is 0.99 at step 1,099 and 0.995 at step
-    2,927. The average is on the device of the network. A run that goes on at its last step ends
-    with the averages, too: Lightning puts them in place at the end of the training loop, which such
-    a run leaves out.
+    The decay is 0 up to the first update after step 100, which copies the weights, and then
+    1 - (step - 99)^(-2/3), at most `decay`: 0.99 at step 1,099, 0.995 at step 2,927. The average
+    is on the device of the network. A run resumed at its last step ends with the averaged weights
+    too, although it skips the end of the training loop, where Lightning swaps them in.
     """
 
     def __init__(self, decay: float, every: int) -> None:
-        """Take the weights in after the first step, and then every so many."""
-        super().__init__(use_buffers=False, multi_avg_fn=self._take_in)
+        """Update the average after the first step, and then every `every` steps."""
+        super().__init__(use_buffers=False, multi_avg_fn=self.update_average)
         self._decay, self._every = decay, every
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Before the network is on its device, where Lightning would look for it."""
+        """Choose the device of the average: the network is not on its device yet."""
         self._device = trainer.strategy.root_device
         super().setup(trainer, module, stage)
 
@@ -118,21 +168,81 @@ class EmaCallback(WeightAveraging):
         """After the steps 0, `every`, 2 `every`, ..."""
         return step_idx is not None and step_idx % self._every == 0
 
-    def _take_in(self, averages: Any, weights: Any, updates: Tensor | int) -> None:
+    def update_average(self, averages: Any, weights: Any, updates: Tensor | int) -> None:
+        """Take `weights` into `averages` in place; `updates` is the number of updates before."""
         step = int(updates) * self._every
         decay = 0.0 if step - self._every <= WARMUP else 1 - (step - WARMUP + 1) ** (-2 / 3)
         get_ema_multi_avg_fn(min(decay, self._decay))(averages, weights, updates)
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Put the averages in place, if they are not there yet."""
+        """Swap the averaged weights in, if they are not yet."""
         self.on_train_end(trainer, module)
 
 
+class GracefulStop(Callback):
+    """Saves a checkpoint and stops after the current step when any rank was asked to stop.
+
+    It comes after all callbacks whose state belongs in the checkpoint.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        """Save to the file `checkpoint`."""
+        self._checkpoint = checkpoint
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Defer signals to the end of the step.
+
+        This replaces Lightning's SIGTERM handler, installed just before, until training ends: that
+        one runs a collective inside the signal handler, possibly in the middle of another one.
+        """
+        listen(may_finish=True)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Stop if any rank was asked to and the batch completes an optimizer step.
+
+        Raises:
+            Stopped: after the checkpoint was written.
+        """
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        if not trainer.strategy.reduce_boolean_decision(stop_requested(), all=False):
+            return
+        trainer.save_checkpoint(self._checkpoint)
+        for logger in trainer.loggers:
+            logger.save()
+        # The first rank to exit may end the others.
+        trainer.strategy.barrier()
+        raise Stopped(f"stopped after step {trainer.global_step}, saved in {self._checkpoint}")
+
+    def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Stop within a validation, which may take longer than the time left.
+
+        All ranks stop at the same batch, because they validate equally many.
+
+        Raises:
+            Stopped: training resumes from the checkpoint before the validation.
+        """
+        if trainer.strategy.reduce_boolean_decision(stop_requested(), all=False):
+            trainer.strategy.barrier()
+            raise Stopped(f"stopped in the validation after step {trainer.global_step}")
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Stop at once on later signals: what follows is repeated from the last checkpoint."""
+        listen()
+
+
 class Confusion(Callback):
-    """Shows on W&B which degradation is taken for which, after each validation."""
+    """Logs the confusion matrix of the degradations to W&B after each validation."""
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Log the matrix; its scalars are the module's."""
+        """Log the matrix; the module logs the scalars."""
         assert isinstance(module, DaClipModule)
         words, counts = module.words, module.recognised.tolist()
         rows = [
@@ -145,7 +255,7 @@ class Confusion(Callback):
 
 
 class Shown(NamedTuple):
-    """A validation sample to look at."""
+    """A validation sample to show."""
 
     key: str
     degraded: Pixels
@@ -154,13 +264,13 @@ class Shown(NamedTuple):
 
 
 class Samples(Callback):
-    """Shows a few validation samples, always the same: a picture in a folder, a table on W&B.
+    """Shows a few fixed validation samples: a picture in a folder, a table on W&B.
 
-    They are the first of each task that this rank validates, cut to their middle.
+    They are centre crops of the first sample of each task that the first rank validates.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Keep the picture in a folder."""
+        """Write the picture to `folder`."""
         self._path = folder / SAMPLES
         self._shown: dict[str, Shown] = {}
 
@@ -180,7 +290,7 @@ class Samples(Callback):
                 self._shown[word] = Shown(batch.key[i], *images)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Show them."""
+        """Write and log the samples."""
         shown = dict(list(self._shown.items())[:SHOWN])
         self._shown, step = {}, trainer.global_step
         if shown:

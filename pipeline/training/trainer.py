@@ -1,24 +1,27 @@
-"""What both training stages share: the Trainer, and going on where a run was cut off."""
+"""What both training stages share: the Trainer, its loggers, and resuming an interrupted run."""
 
 from __future__ import annotations
 
 import atexit
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger
 
 from datamodules.files import remove_partial
 from modules.inference.device import is_fast_in_bfloat16
 from pipeline.config import Config
 from pipeline.distributed import current_rank, device_of
 from pipeline.preemption import Stopped
-from pipeline.training.callbacks import Throughput
+from pipeline.tracking import METRICS, TRACKER
+from pipeline.training.callbacks import GracefulStop, GradientClipping, Throughput
 from pipeline.training.checkpoints import (
     LAST,
     AtomicCheckpointIO,
@@ -26,15 +29,39 @@ from pipeline.training.checkpoints import (
     load_best,
     newest_checkpoint,
 )
-from pipeline.training.guards import GradientClipping
-from pipeline.training.loggers import loggers
 from pipeline.training.optim import warmup_cosine
 from pipeline.training.sections import TrainerConfig, TrainingConfig, check_batch
-from pipeline.training.stop import GracefulStop
 
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
+
+
+class WandbMetrics(Logger):
+    """Logs the same rows as the CSV files to the stage's run on W&B."""
+
+    @property
+    def name(self) -> str:
+        """Name of the folder, as Lightning asks for one."""
+        return METRICS
+
+    @property
+    def version(self) -> str:
+        """Empty, so that the progress bar shows the version of the CSV files."""
+        return ""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log a row."""
+        TRACKER(lambda run: run.log(dict(metrics) | {"step": step}))
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the run already has the whole configuration."""
+
+
+def loggers(folder: Path) -> list[Logger]:
+    """Loggers of a training stage that keeps its files in `folder`."""
+    csv = CSVLogger(folder, name=METRICS)
+    return [csv, WandbMetrics()] if TRACKER.active else [csv]
 
 
 def fit(
@@ -46,13 +73,13 @@ def fit(
     monitor: str,
     callbacks: Sequence[Callback] = (),
 ) -> Trainer:
-    """Train to the stage's last step, from its last checkpoint where there is one.
+    """Train to the stage's last step, resuming from its last checkpoint if there is one.
 
     `monitor` is the validation metric by which the best checkpoint is chosen. Afterwards the module
     of the first process has the weights to keep, as `stage.final_weights` says: the last, or the
     best.
     """
-    # Both say what is meant so: the sampler is endless, and workers are as many as configured.
+    # Both are intended: the sampler is infinite, and the number of workers is configured.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`__len__`.*")
     checkpoints, settings = folder / CHECKPOINTS, config[TrainerConfig]
@@ -95,8 +122,8 @@ def fit(
 def _train(
     trainer: Trainer, module: LightningModule, data: LightningDataModule, last: Path | None
 ) -> None:
-    """Train; where it fails, the processes that Lightning has started end with this one."""
-    atexit.register(_end_ranks, trainer)  # at exit, so that what went wrong is told first
+    """Train; on failure, the processes that Lightning started end with this one."""
+    atexit.register(_end_ranks, trainer)  # at exit, after the error was reported
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except SystemExit as error:  # what Lightning makes of Ctrl-C
@@ -108,7 +135,7 @@ def _train(
 
 
 def _end_ranks(trainer: Trainer) -> None:
-    """Kill the processes that Lightning has started: they may wait for this one in vain."""
+    """Kill the processes that Lightning started, which would wait for this one forever."""
     for process in getattr(trainer.strategy.launcher, "procs", ()):
         process.kill()
 

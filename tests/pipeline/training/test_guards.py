@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from pipeline.training.guards import GradientClipping, NotFinite
+from pipeline.training.callbacks import GradientClipping, NotFinite
 
 
 class Line(LightningModule):

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from pipeline import preemption as interrupt
 from pipeline.preemption import Stopped, listen
-from pipeline.training.stop import GracefulStop
+from pipeline.training.callbacks import GracefulStop
 
 STEPS = 8
 

@@ -25,9 +25,9 @@ from pipeline.training.callbacks import Throughput
 from pipeline.training.daclip_module import DaClipModule
 from pipeline.training.draws import random_crops
 from pipeline.training.group_mean import GroupMean, bucket_of, by_group, time_buckets
-from pipeline.training.loggers import WandbMetrics
 from pipeline.training.restorer_module import RestorerModule
 from pipeline.training.sections import ControllerConfig, RestorerConfig
+from pipeline.training.trainer import WandbMetrics
 from tests.conftest import section
 from tests.pipeline.training.test_training import TINY_CLIP
 
@@ -295,7 +295,7 @@ def test_the_average_is_the_reference_s() -> None:
     """The reference's loop: at each tenth step copies, up to 100 and once more, then decays."""
     average, steps = callbacks.EmaCallback(decay=0.995, every=10), range(4001)
     network = torch.nn.Linear(1, 1, bias=False)
-    averaged = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=average._take_in)
+    averaged = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=average.update_average)
     weights = torch.rand(len(steps), generator=torch.Generator().manual_seed(0), dtype=torch.double)
     expected, begun = 0.0, False
     for step in steps:
