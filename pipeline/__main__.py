@@ -29,10 +29,10 @@ def main() -> int:
     try:
         return _do(arguments, load_config(arguments.overrides))
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; the same command goes on from here\n")
+        sys.stderr.write("\ninterrupted; run the same command to resume\n")
         return 130
     except Stopped as stopped:
-        sys.stderr.write(f"{stopped}; the same command goes on from here\n")
+        sys.stderr.write(f"{stopped}; run the same command to resume\n")
         return stopped_status()
     except EXPECTED as error:
         if arguments.traceback:
@@ -43,7 +43,7 @@ def main() -> int:
         if not stop_requested():
             raise
         # The other ranks, or the workers, were asked too, and have left already.
-        sys.stderr.write(f"cut off while stopping ({error}); the same command goes on from here\n")
+        sys.stderr.write(f"interrupted while stopping ({error}); run the same command to resume\n")
         return stopped_status()
 
 

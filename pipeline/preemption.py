@@ -1,6 +1,6 @@
 """Being asked to stop, by the signals that clusters send before they end a job.
 
-A process that was asked leaves with status 75, which says: the same command goes on from here.
+A process that was asked leaves with status 75, which says: run the same command to resume.
 """
 
 from __future__ import annotations

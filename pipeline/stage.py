@@ -187,7 +187,7 @@ def _label(path: Path, config: Config) -> str:
 
 def _hash_input(path: Path) -> str:
     if not path.is_file():
-        raise FileNotFoundError(f"no {path}; it is made by an earlier stage, or named wrongly")
+        raise FileNotFoundError(f"no file {path}; check its name, or run the stage that makes it")
     return file_hash(path)
 
 

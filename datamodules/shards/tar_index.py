@@ -42,7 +42,9 @@ def index_tar(path: Path, expected: Shard) -> Table:
             for member in tar:
                 key, _, field = member.name.partition(".")
                 if key != last and key in samples:
-                    raise BadShard(f"{path}: the files of sample {key} lie apart")
+                    raise BadShard(
+                        f"{path}: the files of sample {key} are not adjacent in the tar file"
+                    )
                 name, kind = _field(field)
                 if name in samples.setdefault(key, {}):
                     raise BadShard(f"{path}: sample {key} has two files {name}")

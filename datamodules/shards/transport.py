@@ -151,7 +151,7 @@ def _pipe_chunks(address: str) -> Iterator[bytes]:
         if status != 0:
             errors.seek(0)
             said = errors.read().decode(errors="replace").strip().splitlines() or ["nothing"]
-            raise RemoteError(f"exit status {status}; the last it said: {said[-1]}")
+            raise RemoteError(f"exit status {status}; its last output: {said[-1]}")
 
 
 def _pipe_output(stream: IO[bytes]) -> Iterator[bytes]:

@@ -168,8 +168,8 @@ def _finish_shards(
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise OSError(
-                "a process that made shards was killed, perhaps for want of memory: lower "
-                "`num_workers`. The same command goes on"
+                "a process that made shards was killed, perhaps for lack of memory: lower "
+                "`num_workers` and run the same command to resume"
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -64,9 +64,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
         raise ValueError(
-            f"{path} is not opened: it is damaged, or holds more than tensors and plain values, "
-            f"which could run code ({type(error).__name__}); get it anew from its source, as "
-            ".safetensors where there is one"
+            f"{path} cannot be opened: it is damaged, or holds more than tensors and plain values, "
+            f"which could run code ({type(error).__name__}); download it again, as .safetensors "
+            "where there is such a file"
         ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}

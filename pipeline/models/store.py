@@ -61,7 +61,7 @@ def load_models(
     encoder, denoiser = load_pair(controller, restorer, allow)
     if not 1 <= sampling.num_steps <= denoiser.schedule.T:
         raise BadModel(
-            f"{restorer} takes 1 to {denoiser.schedule.T} steps an image, not num_steps="
+            f"{restorer} can take 1 to {denoiser.schedule.T} steps, but num_steps="
             f"{sampling.num_steps}"
         )
     return place_model(encoder, denoiser, sampling, device)
@@ -142,7 +142,10 @@ def load_restorer(path: Path, controller: Path, allow: Sequence[str] = ()) -> De
     """
     about, tensors = _load(path, RESTORER)
     if about.get("controller_sha256", file_hash(controller)) != file_hash(controller):
-        raise BadModel(f"{path} was trained with another controller than {controller}")
+        raise BadModel(
+            f"{path} was trained with a controller other than {controller}; choose two that were "
+            "trained together"
+        )
     with _named(path):
         network = build_network(about["network"], allow)
         _fill(network, tensors, path)
@@ -221,7 +224,9 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except ValueError as error:
         raise BadModel(str(error)) from error
     except OSError as error:  # torch's, of some truncated archives
-        raise BadModel(f"{path} is not opened: it is damaged ({error}); get it anew") from error
+        raise BadModel(
+            f"{path} cannot be opened: it is damaged ({error}); download or train it again"
+        ) from error
     if metadata.get("format") == FORMAT and metadata.get("kind") == kind:
         with _named(path):
             return current_model(json.loads(metadata["about"])), tensors
@@ -229,7 +234,10 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return _as_ours(tensors, kind, path)
     foreign = f"the reference's {kind_of(tensors)}" if kind_of(tensors) else "unknown format"
     found = f"{metadata.get('format', foreign)} {metadata.get('kind', '')}".strip()
-    raise BadModel(f"{path} is no {kind} of ours ({FORMAT}) or the reference's, but: {found}")
+    raise BadModel(
+        f"{path} is neither a {kind} of this project ({FORMAT}) nor of the reference; "
+        f"found: {found}"
+    )
 
 
 def _as_ours(
@@ -252,7 +260,9 @@ def _named(path: Path) -> Iterator[None]:
         if is_named or is_out_of_memory(error):
             raise
         what = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else error
-        raise BadModel(f"{path} is no model that can be built ({what}); get it anew") from error
+        raise BadModel(
+            f"no model can be built from {path} ({what}); download or train it again"
+        ) from error
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -178,7 +178,9 @@ def _bits(image: Image.Image, data: bytes, path: Path) -> int:
         return data[24]
     tags = getattr(image, "tag_v2", {})
     if 3 in np.atleast_1d(tags.get(SAMPLE_FORMAT, 1)):
-        raise BadImage(f"{path}: a floating-point image, whose white is unknown; save it as 16-bit")
+        raise BadImage(
+            f"{path}: a floating-point image without a defined white level; save it as 16-bit"
+        )
     bits = int(np.max(tags.get(BITS, 8)))
     if bits > 8 and bits != 16:
         raise BadImage(f"{path}: has {bits} bits a sample; save it with 8 or 16")

@@ -84,7 +84,10 @@ def _open_photograph(photograph: Photograph) -> Opened:
 
 def _open_pillow(image: Image.Image) -> Opened:
     if image.mode == "F":
-        raise ValueError("found a Pillow image of mode F, whose white is unknown; give an array")
+        raise ValueError(
+            "found a floating-point Pillow image (mode F) without a defined white level; "
+            "give an array"
+        )
     if image.mode.startswith("I"):  # 16-bit grey
         wide = np.asarray(image, dtype=np.int64).clip(0, 65535).astype(np.uint16)
         return Opened(_coloured(wide), lambda canvas: Image.fromarray(grey(canvas)))

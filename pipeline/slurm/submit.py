@@ -48,7 +48,8 @@ def submit(config: Config, upto: str, dry_run: bool) -> None:
         check_targets(config)
         if missing := missing_commands():
             raise SlurmError(
-                f"no {', '.join(missing)} on PATH; CLUSTER=slurm works where jobs are submitted"
+                f"no {', '.join(missing)} on PATH; run CLUSTER=slurm on a machine with "
+                "SLURM's commands, such as the login node"
             )
         with _alone(config):
             _refuse_second(config)
@@ -93,7 +94,9 @@ def _alone(config: Config) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise SlurmError(f"{config.run_dir} is just being submitted by another") from error
+            raise SlurmError(
+                f"another process is submitting jobs for {config.run_dir}; wait for it"
+            ) from error
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise

@@ -160,8 +160,8 @@ def _check(config: Config) -> None:
     for folder in (*evaluated_sets(config).values(), *evaluated_outputs(config).values()):
         if folder.resolve().is_relative_to(own):
             raise ConfigError(
-                f"{folder} lies in this run's evaluation, which a new one sets aside; give another "
-                "run_dir, or copy it elsewhere"
+                f"{folder} lies in this run's evaluation folder, which is moved away when the "
+                "evaluation starts again; give another run_dir, or copy it elsewhere"
             )
     for name in evaluated_sets(config):
         if name != PurePath(name).name:
@@ -172,8 +172,8 @@ def _check(config: Config) -> None:
         raise ConfigError("evaluate.pretrained names a whole model; leave out the two files")
     if settings.pretrained and config.is_overridden("sampler"):
         raise ConfigError(
-            f"{settings.pretrained} has its own sampler, and sampler.* is of this run's model; "
-            "override a setting as evaluate.sampler.num_steps=VALUE"
+            f"evaluate.pretrained={settings.pretrained} uses the model's own sampler, so sampler.* "
+            "has no effect; use evaluate.sampler.num_steps=VALUE"
         )
     if restorer and not restorer.endswith(".safetensors") and not controller:
         raise ConfigError(f"evaluate.restorer={restorer}: name its evaluate.controller too")
@@ -197,13 +197,13 @@ def _check_names(config: Config) -> None:
     ours = (INPUT, MODEL, CLEAN, *ABLATIONS)
     if taken := [name for name in others if name in ours]:
         raise ConfigError(
-            f"evaluate.methods: {', '.join(taken)} is a name of ours; choose others than "
+            f"evaluate.methods: {', '.join(taken)} is reserved; choose a name other than "
             f"{', '.join(ours)}"
         )
     if not evaluate.model and not others:
         raise ConfigError("evaluate.model=false and no evaluate.methods: nothing to evaluate")
     if not evaluate.model and evaluate.ablations:
-        raise ConfigError("evaluate.ablations are of the model; leave evaluate.model=true")
+        raise ConfigError("evaluate.ablations need the model; set evaluate.model=true")
 
 
 def _methods(

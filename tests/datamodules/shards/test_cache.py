@@ -280,7 +280,7 @@ def test_a_failing_pipe_is_an_error_even_after_output(server: Server, tmp_path: 
     with pytest.raises(RemoteError) as caught:
         cache.path("a.tar", size, sha256)
     assert f"pipe:cd {tmp_path}; {script.format(name='a.tar')}" in str(caught.value)
-    assert "exit status 3; the last it said: the disk is on fire" in str(caught.value)
+    assert "exit status 3; its last output: the disk is on fire" in str(caught.value)
     assert "progress" not in str(caught.value)
     assert (tmp_path / "tries").read_text() == "\n" * transport.ATTEMPTS
 

@@ -172,7 +172,7 @@ def test_tar_without_its_end_blocks_is_whole_but_not_as_listed(shards: Path) -> 
 
 
 def _apart(found: Members) -> tuple[Members, str]:
-    return [*found[1:], found[0]], "files of sample rainy-train-000 lie apart"
+    return [*found[1:], found[0]], "files of sample rainy-train-000 are not adjacent"
 
 
 def _twice(found: Members) -> tuple[Members, str]:

@@ -293,7 +293,7 @@ def test_code_in_a_pickle_is_refused(tmp_path):
     state = {"logit_scale": torch.ones(())}
     torch.save({"state_dict": state, "optimizer": Malicious(trace)}, path)
     for load in load_reference_checkpoint, lambda p: build_daclip(SMALL, p):
-        with pytest.raises(ValueError, match=r"epoch_1\.pt is not opened") as caught:
+        with pytest.raises(ValueError, match=r"epoch_1\.pt cannot be opened") as caught:
             load(path)
         assert isinstance(caught.value.__cause__, pickle.UnpicklingError)
     assert not trace.exists()
@@ -305,7 +305,7 @@ def test_damaged_file_is_named(tmp_path, name):
     state = {"logit_scale": torch.ones(100)}
     save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(ValueError, match=f"{name} is not opened: it is damaged"):
+    with pytest.raises(ValueError, match=f"{name} cannot be opened: it is damaged"):
         load_reference_checkpoint(path)
 
 

@@ -95,7 +95,7 @@ def test_damaged_and_incomplete_files_are_refused(controller: Path, restorer: Pa
     with pytest.raises(BadModel, match=r"universal-ir\.pth: not the state dict of a DA-CLIP"):
         load_controller(restorer)
     controller.write_bytes(controller.read_bytes()[:5000])
-    with pytest.raises(BadModel, match=r"daclip\.pt is not opened: it is damaged"):
+    with pytest.raises(BadModel, match=r"daclip\.pt cannot be opened: it is damaged"):
         load_controller(controller)
 
 
@@ -128,7 +128,7 @@ def test_ours_goes_with_its_own_controller_only(
     own, restorer = save_models(config, tmp_path)
     words = load_models(own, restorer, SAMPLER, CPU).encoder.words
     assert words == ("hazy", "noisy", "rainy")
-    with pytest.raises(BadModel, match=r"was trained with another controller than .*daclip\.pt"):
+    with pytest.raises(BadModel, match=r"was trained with a controller other than .*daclip\.pt"):
         load_models(controller, restorer, SAMPLER, CPU)
 
 
@@ -136,5 +136,5 @@ def test_more_calls_than_there_are_times_are_refused(
     tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
     files = save_models(tiny_config(), tmp_path)
-    with pytest.raises(BadModel, match=r"takes 1 to 100 steps an image, not num_steps=101"):
+    with pytest.raises(BadModel, match=r"can take 1 to 100 steps, but num_steps=101"):
         load_models(*files, SAMPLER | {"num_steps": 101}, CPU)

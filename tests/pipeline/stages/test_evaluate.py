@@ -232,7 +232,7 @@ def test_bad_outputs_stop_before_anything_is_scored(
 @pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
-        (["evaluate.methods={model: x}"], ConfigError, "model is a name of ours"),
+        (["evaluate.methods={model: x}"], ConfigError, "model is reserved"),
         (["evaluate.model=false"], ConfigError, "nothing to evaluate"),
         (["evaluate.ablations=[prompt]"], ConfigError, "unknown 'prompt'; there are no_prompt"),
         (["evaluate.data=[a, b]"], ConfigError, "evaluate.data.*should be a valid"),
@@ -241,7 +241,7 @@ def test_bad_outputs_stop_before_anything_is_scored(
         (
             ["sampler.num_steps=101"],
             BadModel,
-            "takes 1 to 100 steps an image, not num_steps=101",
+            "can take 1 to 100 steps, but num_steps=101",
         ),
         (["sampler.name=euler"], ValueError, "unknown sampler 'euler'"),
     ],
