@@ -156,7 +156,7 @@ class Restorer:
 
     @property
     def steps(self) -> int:
-        """Network calls of an image where nothing else is said."""
+        """Sampling steps of an image where nothing else is said."""
         return self.model.sampling.num_steps
 
     @overload

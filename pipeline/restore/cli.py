@@ -205,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help='auto, or the degradations to remove: rainy, "noisy:0.5,low-light"',
     )
-    add("--steps", type=int, help="network calls an image; more take longer")
+    add("--steps", type=int, help="sampling steps an image; more take longer")
     add("--seed", type=int, default=0, help="of the noise; another seed gives another result")
     add("--tile", type=_tile, default="auto", help="side of the tiles in pixels, auto or none")
     add(

@@ -100,7 +100,7 @@ def test_killed_training_goes_on_as_if_undisturbed(
     os.kill(process.pid, number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
-    assert ("the same command goes on" in error) == (number == signal.SIGINT)
+    assert ("run the same command to resume" in error) == (number == signal.SIGINT)
     assert torch.load(last, weights_only=True)["global_step"] == 2
     assert not (tmp_path / name / "model.safetensors").exists()
     result = call(tmp_path, stage)
