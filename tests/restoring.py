@@ -31,10 +31,10 @@ def tiny_controller() -> DaClipEncoder:
         return DaClipEncoder(build_daclip(CLIP), WORDS)
 
 
-def tiny_denoiser() -> Denoiser:
+def tiny_denoiser(**network_settings: Any) -> Denoiser:
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        network = ConditionalUNet(32, (1, 1), 32).eval().requires_grad_(False)
+        network = ConditionalUNet(32, (1, 1), 32, **network_settings).eval().requires_grad_(False)
     network.head.weight *= 0.3
     return Denoiser(network, make_noise_schedule(), PREDICTION_TYPES.find("sample"))
 

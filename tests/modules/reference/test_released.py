@@ -12,6 +12,12 @@ from safetensors.torch import load_file, save_file
 from datamodules.degradations import WORDS
 from modules.clip.daclip import build_daclip
 from modules.clip.preprocess import clip_preprocess
+from modules.reference.released import (
+    REFERENCE_WORDS,
+    WILD_EMBED_DIM,
+    WILD_WORDS,
+    controller_as_ours,
+)
 from modules.reference.unet import convert_unet
 from pipeline.config import Config
 from pipeline.models.store import BadModel, load_controller, load_models, load_restorer
@@ -77,13 +83,21 @@ def test_both_work_together(tiny_config: MakeConfig, controller: Path, restorer:
     assert torch.equal(models.denoiser(images, images, 50, e).epsilon, found)
 
 
+def test_words_are_those_that_a_controller_was_trained_on() -> None:
+    wild = build_daclip(ARCHITECTURE | {"embed_dim": WILD_EMBED_DIM})
+    about, _ = controller_as_ours(reference_names(wild.state_dict()))
+    assert about["words"] == WILD_WORDS
+    about, _ = controller_as_ours(reference_names(tiny_daclip().state_dict()))
+    assert about["words"] == REFERENCE_WORDS
+
+
 def test_kinds_are_not_mixed_up(controller: Path, restorer: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadModel, match=r"universal-ir\.pth is no controller of ours .*restorer"):
+    with pytest.raises(BadModel, match=r"universal-ir\.pth is neither a controller .*restorer"):
         load_controller(restorer)
-    with pytest.raises(BadModel, match=r"daclip\.pt is no restorer of ours .*controller"):
+    with pytest.raises(BadModel, match=r"daclip\.pt is neither a restorer .*controller"):
         load_restorer(controller, controller)
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(BadModel, match=r"other\.pth is no restorer .*unknown format"):
+    with pytest.raises(BadModel, match=r"other\.pth is neither a restorer .*unknown format"):
         load_restorer(tmp_path / "other.pth", controller)
 
 

@@ -16,7 +16,14 @@ from PIL import Image
 
 from pipeline.restore.api import Progress, Restorer, deviation
 from tests.conftest import photograph
-from tests.restoring import WORDS, gradient, tiny_denoiser, tiny_restorer
+from tests.restoring import (
+    SAMPLER,
+    WORDS,
+    gradient,
+    tiny_controller,
+    tiny_denoiser,
+    tiny_restorer,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +37,14 @@ def pixels(restorer: Restorer, image: Any, **options: Any) -> np.ndarray:
 
 def psnr(x: np.ndarray, y: np.ndarray) -> float:
     return 10 * math.log10(255**2 / np.square(x.astype(float) - y).mean())
+
+
+def test_choosing_a_degradation_that_has_no_effect_is_refused() -> None:
+    denoiser = tiny_denoiser(degradation_prompt=False)
+    restorer = Restorer(tiny_controller(), denoiser, SAMPLER, device="cpu", precision="float32")
+    assert restorer(photograph(40, 48), degradation="auto").image.shape == (40, 48, 3)
+    with pytest.raises(ValueError, match="'rainy' would change nothing"):
+        restorer(photograph(40, 48), degradation="rainy")
 
 
 def test_result_tells_how_it_was_made(restorer: Restorer) -> None:
