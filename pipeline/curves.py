@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.tracking import METRICS
+from modules.metrics import METRICS
+from pipeline.tracking import CSV_LOG
 
 Points = list[tuple[int, float]]
 """(step, value), in order of the steps."""
@@ -51,9 +52,11 @@ TITLES = {
     "content_loss": "Content loss (captions)",
     "degradation_loss": "Degradation loss (words)",
     "loss_by_time": "Loss by diffusion time t, since the last validation",
-    "val_psnr": "PSNR of validation, dB",
-    "val_ssim": "SSIM of validation",
-    "val_lpips": "LPIPS of validation, lower is better",
+    **{
+        f"val_{m.short}": m.chart_title(" of validation")
+        for m in METRICS.values()
+        if m.in_validation
+    },
     "degradation_accuracy": "Share of degradations recognised in validation",
     "lr": "Learning rate",
     "grad_norm": "Norm of the gradients",
@@ -72,7 +75,7 @@ def read_curves(stage: Path) -> dict[str, Points]:
     Where a training went on from a checkpoint, steps are done again: the later start's count.
     """
     curves: dict[str, Points] = {}
-    versions = (stage / METRICS).glob("version_*/metrics.csv")
+    versions = (stage / CSV_LOG).glob("version_*/metrics.csv")
     for path in sorted(versions, key=lambda path: int(path.parent.name.partition("_")[2])):
         with path.open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if (row["step"] or "").isdecimal()]

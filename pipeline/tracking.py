@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-METRICS = "metrics"
+CSV_LOG = "metrics"
 """Folder below the stage's; its start number N writes `version_N/metrics.csv` there."""
 ID = "wandb_id.txt"
 """In the folder of a run or a stage: what it is called on W&B, for good."""

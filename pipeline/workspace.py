@@ -20,6 +20,7 @@ import wandb_workspaces.reports.v2.interface as wr
 import wandb_workspaces.workspaces as ws
 
 from datamodules.files import atomic_write
+from modules.metrics import METRICS
 from pipeline.chain import STAGES
 from pipeline.charts import COLOURS
 from pipeline.config import Config
@@ -40,7 +41,7 @@ LIMIT_S = 10.0
 COLUMNS = 3
 DRAWN = (CONTROLLER, RESTORER, EVALUATION)
 """The stages with something to draw."""
-SCORES = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS, lower is better"}
+SCORES = {m.short: m.chart_title() for m in METRICS.values() if m.in_validation}
 """Scores of an evaluation with a chart, and its title."""
 BY_TASK = "psnr"
 """The score that has a chart for each task too."""

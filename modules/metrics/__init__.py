@@ -116,6 +116,11 @@ class Metric:
         """The label with the convention."""
         return f"{self.label} ({self.convention})"
 
+    def chart_title(self, subject: str = "") -> str:
+        """A chart's title: the label, what it is of, the unit, and whether lower is better."""
+        unit = f", {self.unit}" if self.unit else ""
+        return self.label + subject + unit + ("" if self.higher_is_better else ", lower is better")
+
     def text(self, value: float) -> str:
         """A value as it is shown, without its unit."""
         return f"{value:.{self.digits}f}"

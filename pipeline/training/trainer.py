@@ -20,7 +20,7 @@ from modules.inference.device import is_fast_in_bfloat16
 from pipeline.config import Config
 from pipeline.distributed import current_rank, device_of
 from pipeline.preemption import Stopped
-from pipeline.tracking import METRICS, TRACKER
+from pipeline.tracking import CSV_LOG, TRACKER
 from pipeline.training.callbacks import GracefulStop, GradientClipping, Throughput
 from pipeline.training.checkpoints import (
     LAST,
@@ -43,7 +43,7 @@ class WandbMetrics(Logger):
     @property
     def name(self) -> str:
         """Name of the folder, as Lightning asks for one."""
-        return METRICS
+        return CSV_LOG
 
     @property
     def version(self) -> str:
@@ -60,7 +60,7 @@ class WandbMetrics(Logger):
 
 def loggers(folder: Path) -> list[Logger]:
     """Loggers of a training stage that keeps its files in `folder`."""
-    csv = CSVLogger(folder, name=METRICS)
+    csv = CSVLogger(folder, name=CSV_LOG)
     return [csv, WandbMetrics()] if TRACKER.active else [csv]
 
 
