@@ -21,6 +21,7 @@ from datamodules.errors import (
 from datamodules.shards.cache import CacheError, RemoteChanged
 from datamodules.shards.index import BadShard
 from datamodules.work_queue import WorkNotSaved
+from modules.captioning.blip import MissingBlip
 
 
 class BadModel(ValueError):
@@ -58,6 +59,8 @@ REMEDIES: dict[type[Exception], str] = {
         "Make room and check that it can be written, or set `shards.source.cache_dir` to a folder "
         "on another disk"
     ),
+    MissingBlip: "Where there is no network, fetch its files elsewhere and set "
+    "captions.captioner.model to their folder",
     MissingCaptions: "Create it first: run `make captions`",
     RemoteChanged: (
         "If the set was made anew, delete the run's folder `shards` to take its new index"

@@ -10,6 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+class MissingBlip(FileNotFoundError):
+    """A BLIP model that is neither on disk nor to be downloaded."""
+
+
 class BlipCaptioner:
     """BLIP (Li et al., ICML 2022) through transformers."""
 
@@ -41,7 +45,7 @@ class BlipCaptioner:
         """Caption a batch by beamless decoding, on a GPU in bfloat16.
 
         Raises:
-            FileNotFoundError: the model is neither on disk nor to be had from the hub.
+            MissingBlip: the model is neither on disk nor to be downloaded.
         """
         import torch
 
@@ -64,8 +68,5 @@ class BlipCaptioner:
             processor = BlipProcessor.from_pretrained(self._model)
             model = BlipForConditionalGeneration.from_pretrained(self._model, dtype=dtype)
         except (OSError, ValueError) as error:
-            raise FileNotFoundError(
-                f"no BLIP model {self._model!r}: {error}. Where there is no network, fetch its "
-                "files elsewhere and give their folder as model"
-            ) from error
+            raise MissingBlip(f"no BLIP model {self._model!r}: {error}") from error
         return processor, model.eval().to(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import threading
 from collections import Counter
@@ -18,7 +19,7 @@ from datamodules.captions import CAPTIONS, Counts, read_captions, write_captions
 from datamodules.images import Pixels
 from datamodules.shards.reader import SampleAddress, ShardSet
 from datamodules.shards.writer import write_shards
-from modules.captioning.blip import BlipCaptioner
+from modules.captioning.blip import BlipCaptioner, MissingBlip
 from pipeline.distributed import Rank, use_own_gpu
 from pipeline.errors import message
 from tests.conftest import form, paired_folder, photograph
@@ -115,8 +116,9 @@ def test_each_process_of_a_machine_has_its_gpu(
 def test_missing_blip_says_what_to_do(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     captioner = BlipCaptioner(model, max_new_tokens=5, device="cpu")
-    with pytest.raises(FileNotFoundError, match=r"captions\.captioner\.model"):
+    with pytest.raises(MissingBlip, match=re.escape(repr(model))) as missing:
         captioner.caption([photograph(40, 60)], ["x"])
+    assert "set captions.captioner.model to their folder" in message(missing.value)
 
 
 def test_another_captioner_is_a_class_with_one_method(
