@@ -11,14 +11,14 @@ import sys
 
 from pipeline.chain import STAGES, run_chain
 from pipeline.compose import load_config
-from pipeline.config import Config, ConfigError
+from pipeline.config import Config
 from pipeline.errors import message
 from pipeline.preemption import Stopped, listen, stop_requested, stopped_status
 from pipeline.stage import run_stage
 
 OTHERS = ("run", "verify", "dashboard", "submit", "status")
-EXPECTED = (ConfigError, ValueError, FileNotFoundError, OSError)
-"""What users cause and can mend; anything else is a fault of ours and keeps its traceback."""
+EXPECTED = (ValueError, OSError)
+"""What users cause and can mend is of these; `--traceback` shows where it was raised."""
 
 
 def main() -> int:

@@ -8,16 +8,14 @@ from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.chain import STAGES as STAGES  # with the sections of all stages
+import pipeline.chain  # noqa: F401  # it makes the sections of all stages known
 from pipeline.config import Config, ConfigError
 from pipeline.legacy import new_name
-
-WHOLE = ("network={", "captions.captioner={")
-"""How an override begins that replaces a whole node; Hydra would merge its settings instead."""
 
 
 def load_config(overrides: Sequence[str] = ()) -> Config:
@@ -34,19 +32,33 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
         key, _, value = override.lstrip("+~").partition("=")
         if new := new_name(key, value):
             raise ConfigError(f"{override}: this setting is now called {new}")
-    whole = [override for override in overrides if override.startswith(WHOLE)]
-    others = [override for override in overrides if override not in whole]
     try:
-        nodes = OverridesParser.create().parse_overrides(whole)
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        nodes = _from_first_node(parsed)
+        others = [text for text, one in zip(overrides, parsed, strict=True) if one not in nodes]
         with initialize_config_dir(str(files("conf")), version_base="1.3"):
             composed = compose("config", overrides=others)
         OmegaConf.set_struct(composed, False)
         for node in nodes:
             OmegaConf.update(composed, node.key_or_group, node.value(), merge=False)
         OmegaConf.resolve(composed)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_reason(error)) from error
     return Config(cast(dict[str, Any], OmegaConf.to_container(composed)), overrides)
+
+
+def _from_first_node(overrides: Sequence[Override]) -> list[Override]:
+    """Overrides that give a class with its arguments, and later ones of these arguments.
+
+    Such a node replaces the one before it; Hydra would merge the arguments of both.
+    """
+    found: list[Override] = []
+    for override in overrides:
+        value, key = override.value(), override.key_or_group
+        is_node = isinstance(value, dict) and ("_target_" in value or key == "network")
+        if is_node or any(key.startswith(f"{node.key_or_group}.") for node in found):
+            found.append(override)
+    return found
 
 
 def _reason(error: Exception) -> str:

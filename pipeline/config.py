@@ -78,9 +78,12 @@ class Config:
             ConfigError: a key is unknown, or a value is wrong or of the wrong type.
         """
         self.values, self.overrides = values, tuple(overrides)
-        if unknown := sorted(set(values) - set(Section.known) - {*ROOT_KEYS, "network"}):
+        needed = {*Section.known, *ROOT_KEYS, "network"}
+        if unknown := sorted(set(values) - needed):
             raise ConfigError(f"unknown key {unknown[0]}")
-        for key in ROOT_KEYS[1:]:
+        if absent := sorted(key for key in needed if values.get(key) is None):
+            raise ConfigError(f"no {absent[0]}; neither remove it nor set it to null")
+        for key in ("seed", "num_workers"):
             if type(values[key]) is not int or values[key] < 0:
                 raise ConfigError(f"{key}={values[key]}; give a whole number, 0 or more")
         self._sections: dict[type[Section], Section] = {}
@@ -121,18 +124,18 @@ class Config:
         return dict(self.values["network"])
 
     @property
-    def network_packages(self) -> list[str]:
-        """The user's own package that the network's class is of, if it is."""
-        package = str(self.network.get("_target_", "")).partition(".")[0]
-        return [package] if package else []
+    def network_classes(self) -> list[str]:
+        """The network's class, where it is given by its path: the user's settings vouch for it."""
+        return [str(self.network["_target_"])] if "_target_" in self.network else []
 
     def value(self, key: str) -> Any:
         """Whatever stands under a dotted key."""
         return reduce(lambda node, name: node[name], key.split("."), self.values)
 
     def is_overridden(self, section: str) -> bool:
-        """Whether the command line sets a value of a section."""
-        return any(override.lstrip("+~").startswith(f"{section}.") for override in self.overrides)
+        """Whether the command line sets a section, or a value in it."""
+        begins = (f"{section}.", f"{section}=")
+        return any(override.lstrip("+~").startswith(begins) for override in self.overrides)
 
     def _checked(self, section: type[S]) -> S:
         name = section.section

@@ -28,6 +28,12 @@ class BadModel(ValueError):
     """A model or a file of one that cannot be used; the message names it and says why."""
 
 
+NO_ROOM = (
+    "the model takes more memory than there is; end what else is using it, or give another --device"
+)
+"""Of the commands that restore photographs."""
+
+
 class NotFetched(FileNotFoundError):
     """A model that is elsewhere, and is fetched when it is needed."""
 

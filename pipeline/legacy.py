@@ -1,4 +1,4 @@
-"""Names of before: settings are refused with their new names, files made then still load."""
+"""Former names: settings are refused with their new names, files with them still load."""
 
 from __future__ import annotations
 

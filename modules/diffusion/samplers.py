@@ -14,6 +14,7 @@ import collections
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -225,8 +226,8 @@ def make_sampler(name: str, eta: float = 0) -> Sampler:
         ValueError: there is none of that name, or it has no eta to be other than 0.
     """
     kind = SAMPLERS.find(name)
-    if issubclass(kind, DdimSampler):
-        return kind(eta)
+    if "eta" in signature(kind).parameters:
+        return kind(eta)  # type: ignore[call-arg]
     if eta != 0:
         raise ValueError(f"the sampler {name!r} has no eta, got {eta}; give 0, or choose ddim")
     return kind()

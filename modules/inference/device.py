@@ -26,9 +26,6 @@ OUT_OF_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 """What torch says where memory runs out, of CPUs, of MPS, and of CUDA outside its allocator."""
-NO_ROOM = (
-    "the model takes more memory than there is; end what else is using it, or give another --device"
-)
 
 
 def choose_device(name: str) -> torch.device:

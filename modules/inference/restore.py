@@ -117,11 +117,14 @@ def place_model(
     return RestorationModel(encoder.to(device), denoiser.to(device), sampling, device, dtype)
 
 
-def tile_side(model: RestorationModel, height: int, width: int, tile: Tile) -> int:
-    """Side of the tiles of an image, in pixels; of a whole image, that of the one tile."""
+def tile_side(
+    model: RestorationModel, height: int, width: int, tile: Tile, batch_size: int = 1
+) -> int:
+    """Side of the tiles of images, in pixels; of whole images, that of the one tile."""
     if tile == "auto":
         traits = describe(model.denoiser.network)
-        tile = auto_side(height, width, traits.bytes_per_pixel(model.dtype), model.device)
+        bytes_per_pixel = batch_size * traits.bytes_per_pixel(model.dtype)
+        tile = auto_side(height, width, bytes_per_pixel, model.device)
     return max(height, width, SMALLEST) if tile is None else tile
 
 
@@ -159,16 +162,17 @@ def restore(
         raise ValueError(f"got {len(seeds)} seeds for a batch of {len(images)} images")
     images = images.cpu()
     height, width = images.shape[-2:]
-    told = model.embed(images) if embeddings is None else embeddings
+    embedded = model.embed(images) if embeddings is None else embeddings
     sampling = model.sampling._replace(num_steps=num_steps or model.sampling.num_steps)
     model, made = model._replace(sampling=sampling), torch.empty_like(images)
 
     def restore_tile(window: Window) -> Tensor:
         top, left, h, w = window
         mu = to_floats(images[..., top : top + h, left : left + w])
-        return _restore_tile(model, mu, told, seeds, window, on_call)
+        return _restore_tile(model, mu, embedded, seeds, window, on_call)
 
-    for top, band in tiled(height, width, tile_side(model, height, width, tile), restore_tile):
+    side = tile_side(model, height, width, tile, len(images))
+    for top, band in tiled(height, width, side, restore_tile):
         rows = slice(top, top + band.shape[-2])
         given = to_floats(images[..., rows, :])
         made[..., rows, :] = _to_levels(given + strength * (band - given), images.dtype)

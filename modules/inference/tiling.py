@@ -17,7 +17,7 @@ from torch import Tensor
 
 ALIGN = 32
 SHARED = 8
-"""The part of its side that a tile shares with the next is one in so many, at least."""
+"""A tile shares at least `1 / SHARED` of its side with the next."""
 SMALLEST = 2 * ALIGN
 """Least side of a tile, in pixels."""
 

@@ -101,8 +101,8 @@ def build_network(node: Mapping[str, Any], allow: Sequence[str] = ()) -> nn.Modu
         node: `name`, one in `NETWORKS`, and the arguments of its class, plain values. In place of
             `name`, `_target_` may be the path of one of these classes, or of a class of an allowed
             package.
-        allow: packages besides, whose code may be imported and run. For settings that a user
-            wrote, never for what a model file says.
+        allow: packages, or paths of single classes, whose code may be imported and run. From what
+            a user wrote, never from a model file.
 
     Raises:
         ValueError: there is no such network, or it does not take these arguments.
@@ -123,7 +123,7 @@ def _find_class(target: str, allow: Sequence[str]) -> type[nn.Module]:
     if target in ours:
         return ours[target]
     module, _, name = target.rpartition(".")
-    if not module or module.partition(".")[0] not in allow:
+    if not module or {target, module.partition(".")[0]}.isdisjoint(allow):
         raise ValueError(
             f"network {target!r} is none of {', '.join(NETWORKS)}, nor of a package that is "
             f"allowed ({', '.join(allow) or 'none is'})"

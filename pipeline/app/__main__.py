@@ -42,9 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _serve(chosen: argparse.Namespace, folder: Path) -> int:
     logger.info("loading ...")
     with frozen_imports():
-        from modules.inference.device import NO_ROOM, is_out_of_memory
+        from modules.inference.device import is_out_of_memory
         from pipeline.app.page import CSS, build, theme
         from pipeline.app.service import Limits, Service
+        from pipeline.errors import NO_ROOM
         from pipeline.restore.api import Restorer
 
     limits = Limits(chosen.megabytes, chosen.megapixels, chosen.minutes, chosen.waiting)

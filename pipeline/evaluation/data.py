@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from datamodules.images import SUFFIXES, BadImage, Pixels, image_size, list_images, read_image
 from datamodules.shards.index import INDEX
 from datamodules.shards.reader import SampleAddress, ShardSet
-from datamodules.sources.base import SPLITS
+from datamodules.sources.base import SPLITS, by_stem
 
 log = logging.getLogger(__name__)
 
@@ -210,10 +210,10 @@ def _check_words(words: Iterable[str], known: Sequence[str] | None, folder: Path
 
 
 def _of_word(dataset: str, word: str, folder: Path) -> list[FileSample]:
-    degraded = _by_stem(list_images(folder / "LQ"))
+    degraded = by_stem(list_images(folder / "LQ"))
     if not (folder / "GT").is_dir():
         return [FileSample(dataset, word, lq, None) for lq in degraded.values()]
-    clean = _by_stem(list_images(folder / "GT"))
+    clean = by_stem(list_images(folder / "GT"))
     if alone := [str(lq) for stem, lq in degraded.items() if stem not in clean]:
         raise ValueError(
             f"{folder / 'GT'}: no clean image of this name for {few(alone)}; add them, or leave "
@@ -234,15 +234,6 @@ def _differ(degraded: Path, clean: Path) -> bool:
         return image_size(degraded, str(degraded)) != image_size(clean, str(clean))
     except BadImage:  # the report names it
         return False
-
-
-def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
-    stems: dict[str, Path] = {}
-    for path in paths:
-        if other := stems.get(path.stem):
-            raise ValueError(f"{other} and {path} differ in their suffix alone; remove one of them")
-        stems[path.stem] = path
-    return stems
 
 
 class BadOutputs(ValueError):

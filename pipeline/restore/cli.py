@@ -44,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except (MemoryError, RuntimeError) as error:
-        from modules.inference.device import NO_ROOM, is_out_of_memory
+        from modules.inference.device import is_out_of_memory
+        from pipeline.errors import NO_ROOM
 
         if not is_out_of_memory(error):
             raise

@@ -46,7 +46,8 @@ def section_of(command: str) -> str:
 
 def job_of(command: str, config: Config) -> JobConfig:
     """What a stage asks the cluster for."""
-    job: JobConfig = getattr(config[ClusterConfig], section_of(command))
+    cluster = config[ClusterConfig]
+    job: JobConfig = getattr(cluster, section_of(command), cluster.all)
     return job
 
 

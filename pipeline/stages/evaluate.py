@@ -111,7 +111,7 @@ def _run(config: Config, folder: Path) -> None:
     models = None
     if settings.model:
         files = evaluated_model(config)
-        allow = config.network_packages if evaluates_own_model(config) else []
+        allow = config.network_classes if evaluates_own_model(config) else []
         device = device_of(config)
         models = load_models(files.controller, files.restorer, files.sampler, device, allow)
     check_ablations(settings.ablations, models and models.denoiser.network)

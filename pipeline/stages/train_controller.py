@@ -94,7 +94,12 @@ def _run(config: Config, folder: Path) -> None:
             "shards that have both, or neither"
         )
     module = DaClipModule(
-        daclip, settings, words, build(settings.optimizer), lr_schedule_of(settings), config.seed
+        daclip,
+        settings,
+        words,
+        build(settings.optimizer, _partial_=True),
+        lr_schedule_of(settings),
+        config.seed,
     )
     trainer = fit(config, settings, folder, module, data, "degradation_accuracy", [Confusion()])
     if trainer.is_global_zero:

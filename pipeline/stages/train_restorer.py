@@ -118,7 +118,7 @@ def _run(config: Config, folder: Path) -> None:
         Denoiser(network, schedule, PREDICTION_TYPES.find(settings.prediction_type)),
         load_controller(controller),
         settings,
-        build(settings.optimizer),
+        build(settings.optimizer, _partial_=True),
         lr_schedule_of(settings),
         _validation_sampling(config),
         validation_metrics(torch.device("cpu")),
@@ -140,7 +140,7 @@ def _network(config: Config) -> nn.Module:
     """The network to train; the user's settings may name a class of an installed package."""
     from modules.networks import build_network
 
-    return build_network(config.network, allow=config.network_packages)
+    return build_network(config.network, allow=config.network_classes)
 
 
 def _validation_sampling(config: Config) -> Sampling:

@@ -254,3 +254,25 @@ def test_average_that_cannot_be_is_refused(
 @pytest.mark.parametrize("name", ["auto", "32-true", "32", "bf16-mixed", "bf16"])
 def test_precision_that_trains_is_taken(tiny_config: Callable[..., Config], name: str) -> None:
     assert tiny_config(f"trainer.precision={name}")[TrainerConfig].precision == name
+
+
+def test_class_with_its_arguments_replaces_a_node_and_later_arguments_join_it() -> None:
+    own = load_config(["+network={_target_: mine.Net, dim: 8}", "++network.channels=3"])
+    assert own.network == {"_target_": "mine.Net", "dim": 8, "channels": 3}
+    sgd = {"_target_": "torch.optim.SGD", "lr": 0.1}
+    found = load_config(["controller.optimizer={_target_: torch.optim.SGD, lr: 0.1}"])
+    assert found.value("controller.optimizer") == sgd
+
+
+@pytest.mark.parametrize(
+    ("override", "found"),
+    [("~dashboard", "no dashboard; neither"), ("seed=null", "no seed"), ("network=null", "group")],
+)
+def test_sections_are_neither_removed_nor_null(override: str, found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
+        load_config([override])
+
+
+def test_sampler_chosen_by_name_counts_as_overridden() -> None:
+    assert load_config(["sampler=heun"]).is_overridden("sampler")
+    assert not load_config(["evaluate.sampler.num_steps=2"]).is_overridden("sampler")
