@@ -18,6 +18,7 @@ import torch
 
 from datamodules.shards.writer import Format
 from pipeline.compose import load_config
+from pipeline.stages.shards import ShardsConfig
 from tests.benchmarks.machine import CUDA, machine
 from tests.benchmarks.scale import memory_rows, opening_rows, resume_rows, streaming_rows
 from tests.benchmarks.sets import make_pairs, make_tiny, megabytes, shard_pairs
@@ -105,7 +106,7 @@ def _speed(scratch: Path, width: int, height: int, sizes: Sizes) -> list[Row]:
     folder = scratch / part
     log.info("%s: making %d pairs and their shards", part, sizes.pairs)
     pairs = make_pairs(folder / "files", width, height, sizes.pairs)
-    shard_pairs(pairs, folder, Format(**vars(load_config().shards.format)))
+    shard_pairs(pairs, folder, Format(**load_config()[ShardsConfig].format.model_dump()))
     Speeds(pairs, folder, batches=1).round(0)  # what is slow the first time is not to be timed
     speeds = Speeds(pairs, folder, sizes.batches)
     for number in range(sizes.rounds):

@@ -82,7 +82,9 @@ def _our_controller(work: Work, daclip: DaClip) -> Step:
     stage = work.config[ControllerConfig]
     if work.fast:
         daclip.compile()
-    module = DaClipModule(daclip, stage, WORDS, build(stage.optimizer), lambda step: 1.0, SEED)
+    module = DaClipModule(
+        daclip, stage, WORDS, build(stage.optimizer, _partial_=True), lambda step: 1.0, SEED
+    )
     return _ours(work, module, daclip, lambda: _embeddings(work, daclip))
 
 
@@ -122,7 +124,7 @@ def _our_restorer(work: Work, network: nn.Module, daclip: DaClip) -> Step:
         ),
         DaClipEncoder(daclip, WORDS),
         stage,
-        build(stage.optimizer),
+        build(stage.optimizer, _partial_=True),
         lambda step: 1.0,
         Sampling(make_sampler(config[SamplerConfig].name), num_steps=1),
         {},

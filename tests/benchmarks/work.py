@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compose import load_config
-from pipeline.config import Config, build
+from pipeline.config import Config
+from pipeline.models.store import build_network
 from tests.benchmarks.plain import make_plain
 
 SEED = 0
@@ -56,7 +57,7 @@ def _load(settings: tuple[str, ...]) -> Config:
 def unet_call(work: Work, way: str) -> Callable[[], None]:
     """One call of the network, ready to be made."""
     torch.manual_seed(SEED)
-    network: nn.Module = build(work.config.network)
+    network = build_network(work.config.network)
     wake(network)
     network.to(work.device).to(memory_format=torch.channels_last)
     if way == "plain":
