@@ -147,7 +147,7 @@ def test_unknown_key_stops_before_any_work(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_checkpoint_of_another_architecture_is_refused(finished: Path, tmp_path: Path) -> None:
     controller = finished / "controller" / "model.safetensors"
-    with pytest.raises(BadModel, match=r"restorer/model\.safetensors is no controller of ours"):
+    with pytest.raises(BadModel, match=r"restorer/model\.safetensors is neither a controller"):
         load_controller(finished / "restorer" / "model.safetensors")
     with pytest.raises(BadModel, match="another controller"):
         load_restorer(finished / "restorer" / "model.safetensors", Path(__file__))

@@ -78,7 +78,7 @@ def test_training_starts_from_a_trained_controller(
     start_from(controller, daclip)
     expected = trained.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in daclip.state_dict().items())
-    with pytest.raises(BadModel, match="no controller"):
+    with pytest.raises(BadModel, match="neither a controller"):
         start_from(restorer, daclip)
 
 

@@ -237,7 +237,7 @@ def test_bad_outputs_stop_before_anything_is_scored(
         (["evaluate.ablations=[prompt]"], ConfigError, "unknown 'prompt'; there are no_prompt"),
         (["evaluate.data=[a, b]"], ConfigError, "evaluate.data.*should be a valid"),
         (["evaluate.data=gone"], FileNotFoundError, "evaluate.data: no folder gone"),
-        (["evaluate.restorer=gone.pth"], FileNotFoundError, "no gone.pth"),
+        (["evaluate.restorer=gone.pth"], FileNotFoundError, "no file gone.pth"),
         (
             ["sampler.num_steps=101"],
             BadModel,
