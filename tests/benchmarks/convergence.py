@@ -31,7 +31,7 @@ LEGS = 2
 """Doublings of the number of steps, the last ones, over which the slope is taken."""
 
 Curves = Mapping[str, Mapping[str, Points]]
-"""TimestepSpacing -> sampler -> (calls, error)."""
+"""Timestep spacing -> sampler -> (calls, error)."""
 
 
 def main() -> None:
@@ -51,11 +51,11 @@ def main() -> None:
 
 
 def measure() -> Curves:
-    """The errors of every sampler on every grid."""
+    """The errors of every sampler under every timestep spacing."""
     schedule = make_noise_schedule(num_timesteps=T, dtype=torch.float64)
     return {
-        grid: {name: _points(make_sampler(name), schedule, times) for name in SAMPLERS}
-        for grid, times in TIMESTEP_SPACINGS.items()
+        spacing: {name: _points(make_sampler(name), schedule, times) for name in SAMPLERS}
+        for spacing, times in TIMESTEP_SPACINGS.items()
     }
 
 
@@ -79,28 +79,29 @@ def slope(points: Points) -> float:
 
 def table(curves: Curves) -> str:
     """The errors and orders as a Markdown table."""
-    head = ["grid", "sampler", *(f"{steps} steps" for steps in STEPS), "order"]
+    head = ["timestep spacing", "sampler", *(f"{steps} steps" for steps in STEPS), "order"]
     rows = [
-        [grid, name, *(f"{error:.1e}" for _, error in points), f"{slope(points):.2f}"]
-        for grid, samplers in curves.items()
+        [spacing, name, *(f"{error:.1e}" for _, error in points), f"{slope(points):.2f}"]
+        for spacing, samplers in curves.items()
         for name, points in samplers.items()
     ]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def picture(curves: Curves) -> str:
-    """An SVG picture, a panel for each grid."""
+    """An SVG picture, a panel for each timestep spacing."""
     return figure(
         [
             CallsPanel(
-                title=f"grid: {grid}",
+                title=f"timestep spacing: {spacing}",
                 axis="W2 distance to the law of the clean image",
                 curves=samplers,
                 last={name: f"{slope(points):.2f}" for name, points in samplers.items()},
                 head="order",
+                ticks=STEPS,
                 log=True,
             )
-            for grid, samplers in curves.items()
+            for spacing, samplers in curves.items()
         ]
     )
 

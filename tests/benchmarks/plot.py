@@ -23,6 +23,8 @@ class CallsPanel(NamedTuple):
     """Label -> what the legend says at its end."""
     head: str
     """Over what the legend says at its ends."""
+    ticks: Sequence[int]
+    """Calls that the horizontal axis names."""
     log: bool
     """Whether the vertical axis is logarithmic; the horizontal one is."""
 
@@ -49,8 +51,7 @@ def _draw(axes: Axes, panel: CallsPanel) -> None:
     axes.set_xscale("log")
     if panel.log:
         axes.set_yscale("log")
-    calls = sorted({count for points in panel.curves.values() for count, _ in points})
-    axes.xaxis.set_major_locator(FixedLocator(calls))
+    axes.xaxis.set_major_locator(FixedLocator(panel.ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.grid(axis="y", color="#ddd")

@@ -33,7 +33,7 @@ METHODS = (
     ("dpmpp_2m", "log_snr"),
     ("dpmpp_2m_sde", "log_snr"),
 )
-"""(sampler, grid)."""
+"""(sampler, timestep spacing)."""
 
 
 class Quality(NamedTuple):
@@ -44,7 +44,7 @@ class Quality(NamedTuple):
 
 
 Curves = Mapping[tuple[str, str], Mapping[int, Quality]]
-"""(sampler, grid) -> calls -> quality."""
+"""(sampler, timestep spacing) -> calls -> quality."""
 
 
 def some_of_each(samples: Sequence[Sample], per_task: int) -> list[Sample]:
@@ -63,10 +63,10 @@ def quality_by_calls(
     curves: dict[tuple[str, str], dict[int, Quality]] = {}
     total = len(METHODS) * sum(few) + sum(many)
     with tqdm(total=total, desc="quality", unit="call") as progress:
-        for name, grid in METHODS:
-            points = curves.setdefault((name, grid), {})
-            for count in [*few, *(many if (name, grid) == REFERENCE else ())]:
-                sampling = Sampling(make_sampler(name), count, TIMESTEP_SPACINGS[grid])
+        for name, spacing in METHODS:
+            points = curves.setdefault((name, spacing), {})
+            for count in [*few, *(many if (name, spacing) == REFERENCE else ())]:
+                sampling = Sampling(make_sampler(name), count, TIMESTEP_SPACINGS[spacing])
                 points[count] = _mean([image.score(sampling) for image in images])
                 progress.update(count)
     return curves

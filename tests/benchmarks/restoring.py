@@ -42,7 +42,7 @@ def full_size() -> Restorer:
     """Networks of the published size, with random weights, on a GPU."""
     network = ConditionalUNet().eval().requires_grad_(False).to(memory_format=torch.channels_last)
     denoiser = Denoiser(network, make_noise_schedule(), from_sample)
-    sampling = {"method": "posterior", "eta": 0.0, "calls": 8, "grid": "uniform"}
+    sampling = {"name": "posterior", "eta": 0.0, "num_steps": 8, "timestep_spacing": "uniform"}
     controller = DaClipEncoder(build_daclip("ViT-B-32"), WORDS)
     return Restorer(controller, denoiser, sampling, device="cuda", precision="bfloat16")
 

@@ -189,30 +189,31 @@ def _alternate(ways: Mapping[str, Restoring], rounds: int) -> dict[str, list[flo
 
 def table(curves: Curves, before: Quality) -> list[str]:
     """PSNR / SSIM of every sampler at every number of calls, as Markdown."""
-    head = ["sampler, grid", *(f"{calls} calls" for calls in (*FEW, *MANY))]
+    head = ["sampler, timestep spacing", *(f"{calls} calls" for calls in (*FEW, *MANY))]
     lines = [head, ["---"] * len(head)]
-    for (name, grid), points in curves.items():
+    for (name, spacing), points in curves.items():
         found = [points.get(calls) for calls in (*FEW, *MANY)]
         cells = [f"{q.psnr:.2f} / {q.ssim:.3f}" if q else "" for q in found]
-        lines.append([f"{name}, {grid}", *cells])
+        lines.append([f"{name}, {spacing}", *cells])
     degraded = f"degraded images: {before.psnr:.2f} dB / {before.ssim:.3f}"
     return [f"| {' | '.join(line)} |" for line in lines] + ["", degraded]
 
 
 def picture(curves: Curves, before: Quality) -> str:
     """PSNR and SSIM over the calls, without the Euler steps, which need many of them."""
-    curves = {(name, grid): points for (name, grid), points in curves.items() if name not in EULER}
+    curves = {method: points for method, points in curves.items() if method[0] not in EULER}
     return figure([_panel("PSNR, dB", 0, curves, before), _panel("SSIM", 1, curves, before)])
 
 
 def _panel(axis: str, score: int, curves: Curves, before: Quality) -> CallsPanel:
     lines = {
-        f"{name}, {grid}": [(calls, quality[score]) for calls, quality in points.items()]
-        for (name, grid), points in curves.items()
+        f"{name}, {spacing}": [(calls, quality[score]) for calls, quality in points.items()]
+        for (name, spacing), points in curves.items()
     } | {"degraded": [(calls, before[score]) for calls in (*FEW, *MANY)]}
     form: Callable[[float], str] = "{:.2f}".format if score == 0 else "{:.3f}".format
     last = {label: form(max(value for _, value in points)) for label, points in lines.items()}
-    return CallsPanel("Quality against network calls", axis, lines, last, "best", log=False)
+    ticks = (*FEW, *MANY)
+    return CallsPanel("Quality against network calls", axis, lines, last, "best", ticks, log=False)
 
 
 NOTES = (

@@ -31,7 +31,7 @@ def test_it_finds_what_the_evaluation_finds(
     expected = f"{mean['restored']['psnr']:.2f} / {mean['restored']['ssim']:.3f}"
     assert lines["| posterior, uniform"][1] == expected  # two calls, as the run's `sampling` says
     assert [line for line in lines if ", " in line and line.startswith("| ")][1:] == [
-        f"| {name}, {grid}" for name, grid in METHODS
+        f"| {name}, {spacing}" for name, spacing in METHODS
     ]
     before = f"{mean['degraded']['psnr']:.2f} dB / {mean['degraded']['ssim']:.3f}"
     assert table[-1] == f"degraded images: {before}"
